@@ -1,0 +1,5 @@
+"""`python -m inpaint`."""
+
+from inpaint.cli import main
+
+main()

@@ -1,0 +1,171 @@
+"""The strict model every setting derives from, and overriding one by its dotted path."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from inpaint.errors import ConfigError
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class Strict(BaseModel):
+    """A frozen settings group that refuses unknown keys and wrong types."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+
+
+def parse_overrides(assignments: Iterable[str]) -> dict[str, Any]:
+    """`["method.weights.style=3", ...]` as `{"method.weights.style": 3}`; values are read as YAML.
+
+    Raises:
+        ConfigError: an assignment without `=` or with an unreadable value.
+    """
+    overrides: dict[str, Any] = {}
+    for assignment in assignments:
+        path, equals, text = assignment.partition("=")
+        if not equals or not path.strip():
+            raise ConfigError(f"--set {assignment}: expected path=value, for instance method.weights.style=3")
+        try:
+            overrides[path.strip()] = yaml.load(text, Loader=_Yaml)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--set {assignment}: the value is not YAML ({error})") from error
+    return overrides
+
+
+def apply_overrides(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of nested `values` with each dotted path of `overrides` set; missing groups on the way are made."""
+    result = _copy(values)
+    for path, value in overrides.items():
+        group = result
+        *parents, leaf = path.split(".")
+        for parent in parents:
+            child = group.get(parent)
+            if child is None:
+                child = group[parent] = {}
+            if not isinstance(child, dict):
+                raise ConfigError(f"{path}: {parent} is a value, not a group of settings")
+            group = child
+        group[leaf] = _copy(value) if isinstance(value, Mapping) else value
+    return result
+
+
+def load_yaml(text: str, *, place: str) -> dict[str, Any]:
+    """A YAML mapping from text; `place` names the source in errors.
+
+    Raises:
+        ConfigError: not YAML, or not a mapping.
+    """
+    try:
+        values = yaml.load(text, Loader=_Yaml)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{place}: not YAML ({error})") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{place}: expected a mapping of settings, found {type(values).__name__}")
+    return values
+
+
+def validate(model: type[Model], values: Mapping[str, Any], *, place: str) -> Model:
+    """`values` as a checked `model`.
+
+    Raises:
+        ConfigError: every wrong setting, one per line, with its dotted path and, for an unknown key, the nearest
+            known one.
+    """
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        lines = [_explain(model, detail, place) for detail in error.errors()]
+        raise ConfigError("\n".join(lines)) from None
+
+
+def known_paths(model: BaseModel, prefix: str = "") -> list[str]:
+    """Every dotted path of a settings tree that holds a plain value."""
+    paths: list[str] = []
+    for name, field in type(model).model_fields.items():
+        path, value = f"{prefix}{field.alias or name}", getattr(model, name)
+        if isinstance(value, BaseModel):
+            paths += known_paths(value, path + ".")
+        elif isinstance(value, dict) and value and all(isinstance(v, BaseModel) for v in value.values()):
+            for key, child in value.items():
+                paths += known_paths(child, f"{path}.{key}.")
+        else:
+            paths.append(path)
+    return paths
+
+
+def suggest(word: str, known: Iterable[str]) -> str:
+    """`"; did you mean x?"`, or an empty string when nothing known is near."""
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+class _Yaml(yaml.SafeLoader):
+    """Safe YAML in which 1e-4 is a number, as everybody who writes it means."""
+
+
+_Yaml.yaml_implicit_resolvers = {
+    first: [(tag, regexp) for tag, regexp in resolvers if tag != "tag:yaml.org,2002:float"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Yaml.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(
+        r"^(?:[-+]?(?:[0-9][0-9_]*)\.[0-9_]*(?:[eE][-+]?[0-9]+)?|[-+]?[0-9][0-9_]*[eE][-+]?[0-9]+"
+        r"|\.[0-9][0-9_]*(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"
+    ),
+    list("-+0123456789."),
+)
+
+
+def _copy(values: Any) -> Any:
+    if isinstance(values, Mapping):
+        return {key: _copy(value) for key, value in values.items()}
+    return list(values) if isinstance(values, list) else values
+
+
+def _explain(model: type[BaseModel], detail: Any, place: str) -> str:
+    location = [str(part) for part in detail["loc"]]
+    path = ".".join(location)
+    if detail["type"] == "extra_forbidden":
+        group = ".".join(location[:-1]) or model.__name__
+        return f"{place}: {path} is not a setting of {group}{suggest(location[-1], _fields_at(model, location[:-1]))}"
+    if detail["type"] == "value_error":
+        return f"{place}: {path + ': ' if path else ''}{detail['ctx']['error']}"
+    value = "" if detail["type"] == "missing" else f" {detail['input']!r}:"
+    return f"{place}: {path}{value} {detail['msg'][:1].lower()}{detail['msg'][1:]}"
+
+
+def _fields_at(model: type[BaseModel], location: list[str]) -> list[str]:
+    """Names of the settings of the group that pydantic's error location points at."""
+    candidates: list[Any] = [model]
+    for part in location:
+        step: list[Any] = []
+        for candidate in candidates:
+            fields = getattr(candidate, "model_fields", {})
+            named = [f for n, f in fields.items() if part in (n, f.alias)]
+            step += [m for f in named for m in _models_in(f.annotation)]
+            if part == getattr(candidate, "__name__", "") or _tag(candidate) == part:
+                step.append(candidate)
+        candidates = step or candidates
+    return sorted({f.alias or n for c in candidates for n, f in getattr(c, "model_fields", {}).items()})
+
+
+def _models_in(annotation: Any) -> list[Any]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for part in getattr(annotation, "__args__", ()) for model in _models_in(part)]
+
+
+def _tag(model: Any) -> str | None:
+    for name in ("name", "kind"):
+        field = getattr(model, "model_fields", {}).get(name)
+        if field is not None and isinstance(field.default, str):
+            return field.default
+    return None

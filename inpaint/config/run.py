@@ -1,0 +1,305 @@
+"""One run: what is trained, on what, how long, where it is kept. The same file runs on a laptop, a cluster, in a sweep."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from inpaint.config.base import Strict, apply_overrides, load_yaml, parse_overrides, suggest, validate
+from inpaint.config.methods import AnyMethod
+from inpaint.errors import ConfigError
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[int, Field(gt=0)]
+RUN_NAME = re.compile(r"[a-z]([-a-z0-9]{0,38}[a-z0-9])?")  # becomes a RayJob name, at most 47 with our suffixes
+
+
+class StageConfig(Strict):
+    """Length of a stage, and where its networks start from.
+
+    Attributes:
+        steps: optimiser steps.
+        start_from: a run (name or URL) whose newest checkpoint gives this stage's networks their first weights.
+    """
+
+    steps: int = Field(ge=0)
+    start_from: str | None = Field(None, alias="from")
+
+
+class DataConfig(Strict):
+    """Which shards, and how they become batches."""
+
+    dataset: str = Field(pattern=r"^[a-z0-9][-a-z0-9_.]*$")
+    train: str | None = None  # URL of a shard set; <root>/shards/<dataset>/train when None
+    held_out: str | None = None  # URL of a shard set; <root>/shards/<dataset>/test when None
+    image_size: int = Field(gt=0)  # pixels, square
+    crop: Literal["centre", "random"] = "centre"
+    flip: bool = True  # mirror image and mask together, p = 0.5
+    shuffle: Literal["global", "window"] = "global"
+    window_shards: Positive = 64  # K, for shuffle: window
+    last_batch: Literal["drop", "wrap"] = "drop"  # wrap fills the last batch of an epoch from the epoch's beginning
+    decode_threads: Positive = 2
+    fetch_threads: Positive = 4
+    prefetch_batches: Positive = 4
+    cache_dir: str | None = None  # node-local; a folder under the system's temporary one when None
+    cache_gib: float = Field(50.0, gt=0)
+    decoded_cache_gib: float = Field(0.0, ge=0)  # 0 = off; decoded YUV 4:2:0 planes for epochs after the first
+    max_bad_share: Share = 0.001
+
+
+class FreeFormHoles(Strict):
+    """Random brush strokes until the wanted ratio is reached."""
+
+    kind: Literal["strokes"] = "strokes"
+    ratio: tuple[Share, Share] = (0.1, 0.5)
+
+
+class RectangleHoles(Strict):
+    """One to `most` axis-aligned rectangles."""
+
+    kind: Literal["rectangles"] = "rectangles"
+    ratio: tuple[Share, Share] = (0.1, 0.5)
+    most: Positive = 4
+
+
+class HalfHoles(Strict):
+    """One half of the image: left, right, top or bottom."""
+
+    kind: Literal["half"] = "half"
+
+
+class CentreHole(Strict):
+    """The centred square of `share` of each side."""
+
+    kind: Literal["centre"] = "centre"
+    share: float = Field(0.5, gt=0, lt=1)
+
+
+class MaskSetHoles(Strict):
+    """Masks read from a folder or shard set.
+
+    Attributes:
+        url: folder of images, or shard set.
+        hole: the value that means hole in these files; required, because mask sets disagree.
+        threshold: `any_hole` (a touched pixel is hole), `any_valid` (a touched pixel is valid), or `nearest`.
+        rotate: turn the mask alone by a random multiple of 90 degrees (ISNet).
+    """
+
+    kind: Literal["set"] = "set"
+    url: str
+    hole: Literal["white", "black"]
+    threshold: Literal["any_hole", "any_valid", "nearest"] = "nearest"
+    ratio: tuple[Share, Share] = (0.0, 1.0)
+    rotate: bool = False
+
+
+HolesConfig = Annotated[
+    FreeFormHoles | RectangleHoles | HalfHoles | CentreHole | MaskSetHoles, Field(discriminator="kind")
+]
+
+
+class TrainingConfig(Strict):
+    """How a step is computed. None of these changes the mathematics beyond rounding, except `ema` and clipping."""
+
+    global_batch: Positive = 8  # samples per optimiser step, over all workers
+    accumulate: Positive = 1  # parts in which a worker's share of the batch is computed
+    precision: Literal["float32", "bfloat16"] = "float32"
+    tf32: bool = True  # tensor cores for float32 convolutions and products on CUDA
+    channels_last: bool = True
+    compile: bool = False
+    cuda_graphs: bool = False
+    activation_checkpointing: bool = False
+    deterministic: bool = False
+    ema: float | None = Field(None, gt=0, lt=1)  # decay of the averaged weights; None = none kept
+    clip_gradient_norm: float | None = Field(None, gt=0)
+    not_finite: Literal["stop", "rollback"] = "stop"
+    max_rollbacks: int = Field(3, ge=0)
+    check_every: Positive = 50  # steps between looks at the not-finite flag (each one waits for the device)
+    log_every: Positive = 50
+
+
+class CheckpointsConfig(Strict):
+    """When a checkpoint is written and which are kept; the newest always is."""
+
+    every: Positive = 5000  # steps
+    keep_last: Positive = 1
+    keep_best: int = Field(3, ge=0)
+    metric: str = "psnr"  # of the evaluation during training
+    mode: Literal["max", "min"] = "max"
+
+
+class EvaluationConfig(Strict):
+    """Scoring during training on fixed held-out pairs."""
+
+    every: Positive = 5000  # steps; a checkpoint is scored when both fall together
+    images: Positive = 500
+    batch: Positive = 8
+    seed: int = 0
+    protocol: str = "inp-v1"
+
+
+class TrackingConfig(Strict):
+    """Weights & Biases. The key comes from the environment, never from here."""
+
+    mode: Literal["auto", "online", "offline", "disabled"] = "auto"  # auto: online with a key, offline without
+    project: str = "inpaint"
+    entity: str | None = None
+    group: str | None = None
+    images_every: Positive = 5000  # steps between sample grids
+
+
+class ResourcesConfig(Strict):
+    """What the run asks of the cluster."""
+
+    num_workers: Positive = 1
+    gpus_per_worker: float = Field(0, ge=0)
+    cpus_per_worker: float = Field(1, gt=0)
+    max_failures: int = Field(3, ge=-1)  # worker-group restarts; -1 = no limit
+
+
+class FeatureWeightsConfig(Strict):
+    """Where frozen feature networks get their weights: `torchvision`, a path, an `s3://` URL, or `random`.
+
+    `random` is for tests and demos without a network: it must be asked for and marks every result it touches.
+    """
+
+    vgg19: str = "torchvision"
+    vgg16: str = "torchvision"
+    sha256: dict[str, str] = {}  # network name → digest the file must have
+
+
+class RunConfig(Strict):
+    """A whole run. `preset` is where the values came from; everything needed is here in full."""
+
+    name: str
+    root: str
+    preset: str | None = None
+    seed: int = Field(0, ge=0)
+    method: AnyMethod
+    stages: dict[str, StageConfig]
+    data: DataConfig
+    holes: HolesConfig
+    training: TrainingConfig = TrainingConfig()
+    checkpoints: CheckpointsConfig = CheckpointsConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    tracking: TrackingConfig = TrackingConfig()
+    resources: ResourcesConfig = ResourcesConfig()
+    feature_weights: FeatureWeightsConfig = FeatureWeightsConfig()
+
+    @field_validator("name")
+    @classmethod
+    def _name_is_a_label(cls, name: str) -> str:
+        if not RUN_NAME.fullmatch(name):
+            raise ValueError(f"{name!r} cannot name a run; use up to 40 of a-z, 0-9 and -, starting with a letter")
+        return name
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> RunConfig:
+        self._check_stages()
+        self._check_sizes()
+        return self
+
+    def _check_stages(self) -> None:
+        known = self.method.stage_names
+        for stage in self.stages:
+            if stage not in known:
+                raise ValueError(
+                    f"stages.{stage} is not a stage of {self.method.name} ({', '.join(known)}){suggest(stage, known)}"
+                )
+        missing = [stage for stage in known if stage not in self.stages]
+        if missing:
+            raise ValueError(f"stages.{missing[0]} is missing; give its steps (0 skips it)")
+        if not self.total_steps:
+            raise ValueError("stages: every stage has 0 steps; nothing would be trained")
+
+    def _check_sizes(self) -> None:
+        multiple, size = self.method.size_multiple, self.data.image_size
+        if size % multiple:
+            raise ValueError(f"data.image_size {size} is not a multiple of {multiple}, which {self.method.name} needs")
+        parts = self.resources.num_workers * self.training.accumulate
+        if self.training.global_batch % parts:
+            raise ValueError(
+                f"training.global_batch {self.training.global_batch} does not divide into {self.resources.num_workers} "
+                f"workers × {self.training.accumulate} parts; choose a multiple of {parts}"
+            )
+        if self.method.hole_shapes == "centre" and self.holes.kind != "centre":
+            raise ValueError(f"holes.kind {self.holes.kind} cannot train {self.method.name}; it only fills centre holes")
+
+    @property
+    def total_steps(self) -> int:
+        """Optimiser steps over all stages."""
+        return sum(stage.steps for stage in self.stages.values())
+
+    @property
+    def url(self) -> str:
+        """The run's folder, `<root>/runs/<name>`."""
+        return f"{self.root.rstrip('/')}/runs/{self.name}"
+
+    @property
+    def train_url(self) -> str:
+        """The shard set that is trained on."""
+        return self.data.train or f"{self.root.rstrip('/')}/shards/{self.data.dataset}/train"
+
+    @property
+    def held_out_url(self) -> str:
+        """The shard set that is scored during training."""
+        return self.data.held_out or f"{self.root.rstrip('/')}/shards/{self.data.dataset}/test"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values that `RunConfig.model_validate` turns back into this run."""
+        return self.model_dump(mode="json", by_alias=True)
+
+
+def list_presets() -> list[str]:
+    """Names of the presets in the package, sorted."""
+    folder = resources.files("inpaint") / "presets"
+    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+
+
+def load_run(
+    source: str,
+    *,
+    assignments: Iterable[str] = (),
+    name: str | None = None,
+    root: str | None = None,
+    num_workers: int | None = None,
+) -> RunConfig:
+    """The run that a preset or a run file describes, with `path=value` assignments laid over it.
+
+    Args:
+        source: a preset's name, or the path of a YAML file.
+        assignments: `["method.weights.style=3", ...]`.
+        name: of the run; the preset's name when neither this nor the file gives one.
+        root: of the storage layout; `INPAINT_ROOT` from the environment, else `./inpaint-root`.
+        num_workers: overrides `resources.num_workers`.
+
+    Raises:
+        ConfigError: no such preset or file, or a wrong setting; names the place and the nearest right word.
+    """
+    values = _read(source)
+    overrides = parse_overrides(assignments)
+    given = {"name": name, "root": root, "resources.num_workers": num_workers}
+    overrides |= {path: value for path, value in given.items() if value is not None}
+    values = apply_overrides(values, overrides)
+    values.setdefault("name", values.get("preset") or Path(source).stem)
+    values.setdefault("root", os.environ.get("INPAINT_ROOT") or "inpaint-root")
+    return validate(RunConfig, values, place=source)
+
+
+def _read(source: str) -> dict[str, Any]:
+    path = Path(source)
+    if path.suffix in (".yaml", ".yml"):
+        if not path.is_file():
+            raise ConfigError(f"{source}: no such file")
+        return load_yaml(path.read_text(), place=source)
+    presets = list_presets()
+    if source not in presets:
+        raise ConfigError(f"{source} is not a preset{suggest(source, presets)}; presets: {', '.join(presets)}")
+    text = (resources.files("inpaint") / "presets" / f"{source}.yaml").read_text()
+    return {"preset": source} | load_yaml(text, place=source)

@@ -1,0 +1,29 @@
+"""The table of methods: one paper, one file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import nn
+
+from inpaint.config.run import RunConfig
+from inpaint.methods.base import Batch, Method, Stage, Terms, Update
+from inpaint.methods.isnet import ISNet
+
+METHODS: dict[str, type[Method]] = {
+    "isnet": ISNet,
+}
+
+__all__ = ["METHODS", "Batch", "Method", "Stage", "Terms", "Update", "build_method"]
+
+
+def build_method(run: RunConfig, features: Mapping[str, nn.Module] | None = None) -> Method:
+    """The method a run trains, freshly initialised from torch's global generator.
+
+    Args:
+        run: checked settings.
+        features: frozen feature networks by name, as `nn.features.load_features(run)` gives them; may be None for
+            inference, where no loss is computed.
+    """
+    steps = {name: stage.steps for name, stage in run.stages.items()}
+    return METHODS[run.method.name](run.method, steps, features or {})

@@ -1,0 +1,115 @@
+"""What a paper gives the trainer: networks, and stages of updates. Data, not control flow."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from inpaint.config.methods import MethodConfig
+from inpaint.config.optim import OptimizerConfig
+from inpaint.imaging import Batch
+
+Terms = dict[str, Tensor]
+Weight = float | Callable[[float], float]
+
+
+def weight_at(weight: Weight, progress: float) -> float:
+    """λ at a stage's `progress` in [0, 1]."""
+    return weight(progress) if callable(weight) else weight
+
+
+@dataclass(frozen=True)
+class Update:
+    """One optimiser step inside a training step: who learns, from what, how.
+
+    Attributes:
+        name: short, unique in its stage ("generator").
+        trains: names of networks of the method; no other network gets a gradient.
+        loss: unweighted scalar terms by name, from the batch and what the stage's forward gave. A term whose weight
+            is 0 throughout the stage is never asked for: `loss` is told which ones are wanted by `active`.
+        weights: λ of each term, a number or a function of the stage's progress.
+        optimizer: how the networks move.
+    """
+
+    name: str
+    trains: tuple[str, ...]
+    loss: Callable[[Batch, Any, frozenset[str]], Terms]
+    weights: Mapping[str, Weight]
+    optimizer: OptimizerConfig
+
+    def active(self) -> frozenset[str]:
+        """Terms that can have a weight other than 0 at some time; only these are computed."""
+        return frozenset(term for term, weight in self.weights.items() if callable(weight) or weight != 0)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A span of steps in which the same networks learn from the same losses.
+
+    Attributes:
+        name: as in the config's `stages`.
+        steps: its length.
+        forward: run once per step; what it returns is shared by the updates. It runs with gradients for the networks
+            that any update of the stage trains.
+        updates: in the order in which they are made.
+    """
+
+    name: str
+    steps: int
+    forward: Callable[[Batch], Any]
+    updates: tuple[Update, ...]
+
+    def trained(self) -> tuple[str, ...]:
+        """Names of the networks the stage moves, in the order of its updates."""
+        return tuple(dict.fromkeys(name for update in self.updates for name in update.trains))
+
+
+class Method(nn.Module, ABC):
+    """One published method.
+
+    Direct child modules are its networks: trained by the stages that name them, saved under their attribute's name.
+    A child listed in `frozen` (VGG, a published prior) is never trained, saved or wrapped.
+
+    Args:
+        config: the method's settings.
+        steps: length of each stage, by name.
+    """
+
+    frozen: tuple[str, ...] = ()
+
+    def __init__(self, config: MethodConfig, steps: Mapping[str, int]) -> None:
+        super().__init__()
+        self.config = config
+        self.steps = dict(steps)
+
+    def networks(self) -> dict[str, nn.Module]:
+        """The networks that belong to a checkpoint, by name."""
+        return {name: child for name, child in self.named_children() if name not in self.frozen}
+
+    @abstractmethod
+    def stages(self) -> tuple[Stage, ...]:
+        """Its training, in order. Stages of 0 steps are left out by the trainer."""
+
+    @abstractmethod
+    def inpaint(self, image: Tensor, mask: Tensor) -> Tensor:
+        """What the generator draws over the whole image.
+
+        Args:
+            image: [B, 3, H, W] in [0, 1]; what lies in the hole is ignored.
+            mask: 1 in the hole, [B, 1, H, W].
+
+        Returns:
+            `predicted`, [B, 3, H, W] in [0, 1]. Composite it with `imaging.composite`.
+        """
+
+    def inference_networks(self) -> tuple[str, ...]:
+        """Names of the networks that `inpaint` uses; the others are not pulled."""
+        return tuple(self.networks())
+
+    def previews(self, image: Tensor, mask: Tensor) -> dict[str, Tensor]:
+        """Named pictures worth looking at beside the fill (edges, a coarse stage), each [B, 1 or 3, H, W] in [0, 1]."""
+        return {}
