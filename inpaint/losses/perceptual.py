@@ -1,0 +1,45 @@
+"""Distances between frozen features: perceptual, style, and the discriminator's own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+
+def perceptual(predicted: Mapping[str, Tensor], image: Mapping[str, Tensor], layers: Iterable[str]) -> Tensor:
+    """Sum over `layers` of the mean absolute difference of features; scalar.
+
+    Args:
+        predicted: features of the predicted image by layer, each [B, C, H, W].
+        image: features of the true image.
+        layers: the layers that count.
+
+    Source: ISNet Eq. (1).
+    """
+    return torch.stack([(predicted[n].float() - image[n].float()).abs().mean() for n in layers]).sum()
+
+
+def gram(features: Tensor) -> Tensor:
+    """F Fᵀ / (C·H·W) of [B, C, H, W], as [B, C, C] in float32.
+
+    Source: ISNet Eq. (2).
+    """
+    batch, channels, height, width = features.shape
+    with torch.autocast(features.device.type, enabled=False):
+        flat = features.float().flatten(2)
+        return flat @ flat.transpose(1, 2) / (channels * height * width)
+
+
+def style(predicted: Mapping[str, Tensor], image: Mapping[str, Tensor], layers: Iterable[str]) -> Tensor:
+    """Sum over `layers` of the mean absolute difference of Gram matrices; scalar. Source: ISNet Eq. (2)."""
+    return torch.stack([(gram(predicted[n]) - gram(image[n])).abs().mean() for n in layers]).sum()
+
+
+def feature_matching(predicted: Sequence[Tensor], image: Sequence[Tensor]) -> Tensor:
+    """Sum over the discriminator's layers of the mean absolute difference; no gradient reaches `image`; scalar.
+
+    Source: ISNet section 4; EdgeConnect.
+    """
+    return torch.stack([(p.float() - i.detach().float()).abs().mean() for p, i in zip(predicted, image, strict=True)]).sum()
