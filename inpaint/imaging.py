@@ -54,9 +54,7 @@ class Batch:
             raise ValueError(f"a batch of {len(self)} cannot be split into {parts} equal parts")
         size = len(self) // parts
         return [
-            replace(
-                self, image=image, mask=mask, keys=self.keys[i * size : (i + 1) * size]
-            )
+            replace(self, image=image, mask=mask, keys=self.keys[i * size : (i + 1) * size])
             for i, (image, mask) in enumerate(zip(self.image.split(size), self.mask.split(size), strict=True))
         ]
 
@@ -94,7 +92,7 @@ def check_mask(mask: Tensor, image: Tensor) -> None:
         ValueError: with the values or sizes found.
     """
     if mask.shape[-2:] != image.shape[-2:] or mask.shape[1] != 1 or mask.shape[0] != image.shape[0]:
-        raise ValueError(f"mask is {tuple(mask.shape)} and image {tuple(image.shape)}; expected one mask plane per image")
+        raise ValueError(f"mask is {tuple(mask.shape)}, image {tuple(image.shape)}; expected one mask plane per image")
     low, high = mask.min().item(), mask.max().item()
     if low < 0 or high > 1:
-        raise ValueError(f"mask has values {low:g}..{high:g}; expected 0 or 1 (1 = hole). Divide by 255 before calling.")
+        raise ValueError(f"mask has values {low:g}..{high:g}; expected 0 or 1 (1 = hole). Divide by 255 first.")

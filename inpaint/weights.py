@@ -1,4 +1,4 @@
-"""Weights of frozen, published networks: torchvision's download, a path, an `s3://` mirror, or `random` when asked for."""
+"""Weights of frozen, published networks: from torchvision, a path, an `s3://` mirror, or `random` when asked for."""
 
 from __future__ import annotations
 
@@ -103,8 +103,8 @@ def _from_torchvision(name: str) -> Path:
 
 def _from_mirror(name: str, url: str) -> Path:
     try:
-        tag = storage.stat(url).etag.strip('"')
-        folder = Path(tempfile.gettempdir()) / "inpaint-weights" / hashlib.sha256(f"{url}{tag}".encode()).hexdigest()[:16]
+        version = hashlib.sha256(f"{url} {storage.stat(url).etag}".encode()).hexdigest()[:16]
+        folder = Path(tempfile.gettempdir()) / "inpaint-weights" / version
         path = folder / storage.name_of(url)
         if not path.is_file():
             folder.mkdir(parents=True, exist_ok=True)

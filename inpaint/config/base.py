@@ -131,30 +131,34 @@ def _copy(values: Any) -> Any:
 
 
 def _explain(model: type[BaseModel], detail: Any, place: str) -> str:
-    location = [str(part) for part in detail["loc"]]
+    location, _ = _walk(model, [str(part) for part in detail["loc"]])
     path = ".".join(location)
     if detail["type"] == "extra_forbidden":
         group = ".".join(location[:-1]) or model.__name__
-        return f"{place}: {path} is not a setting of {group}{suggest(location[-1], _fields_at(model, location[:-1]))}"
+        _, settings = _walk(model, [str(part) for part in detail["loc"][:-1]])
+        return f"{place}: {path} is not a setting of {group}{suggest(location[-1], settings)}"
     if detail["type"] == "value_error":
         return f"{place}: {path + ': ' if path else ''}{detail['ctx']['error']}"
     value = "" if detail["type"] == "missing" else f" {detail['input']!r}:"
     return f"{place}: {path}{value} {detail['msg'][:1].lower()}{detail['msg'][1:]}"
 
 
-def _fields_at(model: type[BaseModel], location: list[str]) -> list[str]:
-    """Names of the settings of the group that pydantic's error location points at."""
-    candidates: list[Any] = [model]
+def _walk(model: type[BaseModel], location: list[str]) -> tuple[list[str], list[str]]:
+    """The path a user would write for pydantic's error location, and the settings known where it ends.
+
+    Pydantic puts the tag of a union's chosen member ("isnet") into the location; a path in YAML has no such part.
+    """
+    path: list[str] = []
+    groups: list[Any] = [model]
     for part in location:
-        step: list[Any] = []
-        for candidate in candidates:
-            fields = getattr(candidate, "model_fields", {})
-            named = [f for n, f in fields.items() if part in (n, f.alias)]
-            step += [m for f in named for m in _models_in(f.annotation)]
-            if part == getattr(candidate, "__name__", "") or _tag(candidate) == part:
-                step.append(candidate)
-        candidates = step or candidates
-    return sorted({f.alias or n for c in candidates for n, f in getattr(c, "model_fields", {}).items()})
+        chosen = [group for group in groups if _tag(group) == part]
+        if chosen and len(groups) > 1:
+            groups = chosen
+            continue
+        path.append(part)
+        fields = [f for g in groups for n, f in g.model_fields.items() if part in (n, f.alias)]
+        groups = [inner for field in fields for inner in _models_in(field.annotation)] or groups
+    return path, sorted({field.alias or name for group in groups for name, field in group.model_fields.items()})
 
 
 def _models_in(annotation: Any) -> list[Any]:
@@ -165,7 +169,7 @@ def _models_in(annotation: Any) -> list[Any]:
 
 def _tag(model: Any) -> str | None:
     for name in ("name", "kind"):
-        field = getattr(model, "model_fields", {}).get(name)
+        field = model.model_fields.get(name)
         if field is not None and isinstance(field.default, str):
             return field.default
     return None

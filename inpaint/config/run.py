@@ -1,4 +1,4 @@
-"""One run: what is trained, on what, how long, where it is kept. The same file runs on a laptop, a cluster, in a sweep."""
+"""One run: what is trained, on what, how long, where it is kept; the same here, on a cluster and in a sweep."""
 
 from __future__ import annotations
 
@@ -229,7 +229,7 @@ class RunConfig(Strict):
                 f"workers × {self.training.accumulate} parts; choose a multiple of {parts}"
             )
         if self.method.hole_shapes == "centre" and self.holes.kind != "centre":
-            raise ValueError(f"holes.kind {self.holes.kind} cannot train {self.method.name}; it only fills centre holes")
+            raise ValueError(f"holes.kind {self.holes.kind} cannot train {self.method.name}; it fills centre holes")
 
     @property
     def total_steps(self) -> int:

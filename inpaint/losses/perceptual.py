@@ -26,7 +26,7 @@ def gram(features: Tensor) -> Tensor:
 
     Source: ISNet Eq. (2).
     """
-    batch, channels, height, width = features.shape
+    channels, height, width = features.shape[1:]
     with torch.autocast(features.device.type, enabled=False):
         flat = features.float().flatten(2)
         return flat @ flat.transpose(1, 2) / (channels * height * width)
@@ -42,4 +42,5 @@ def feature_matching(predicted: Sequence[Tensor], image: Sequence[Tensor]) -> Te
 
     Source: ISNet section 4; EdgeConnect.
     """
-    return torch.stack([(p.float() - i.detach().float()).abs().mean() for p, i in zip(predicted, image, strict=True)]).sum()
+    pairs = zip(predicted, image, strict=True)
+    return torch.stack([(drawn.float() - true.detach().float()).abs().mean() for drawn, true in pairs]).sum()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -201,14 +202,13 @@ class UNetLike(nn.Module):
         plain = partial(conv, bias=True, spectral=False)
         self.first = plain(3, width, 7)
         self.encoder = nn.ModuleList(
-            plain(i, o, 4, stride=2, padding=1) for i, o in zip(sizes[:-1], sizes[1:], strict=True)
+            plain(i, o, 4, stride=2, padding=1) for i, o in pairwise(sizes)
         )
         self.middle = nn.Sequential(
             *(ResidualBlock(sizes[-1], dilation=2, spectral=False, bias=True) for _ in range(blocks))
         )
         self.decoder = nn.ModuleList(
-            nn.ConvTranspose2d(i, o, 4, stride=2, padding=1)
-            for i, o in zip(sizes[:0:-1], sizes[-2::-1], strict=True)
+            nn.ConvTranspose2d(i, o, 4, stride=2, padding=1) for i, o in pairwise(reversed(sizes))
         )
         for layer in self.decoder:
             nn.init.normal_(layer.weight, 0.0, 0.001)

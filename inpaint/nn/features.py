@@ -102,7 +102,7 @@ class FeatureNetwork(nn.Module):
 def paired_features(
     network: nn.Module, predicted: Tensor, image: Tensor, layers: Collection[str]
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Features of the predicted image, with graph, and of the true one, without; each network layer runs once per image.
+    """Features of the predicted image, with graph, and of the true one, without; each layer runs once per image.
 
     Two passes, not one over the concatenation: the backward through the true half would cost as much as it saves.
     """
@@ -127,7 +127,8 @@ def load_feature_network(run: RunConfig, name: str) -> FeatureNetwork:
         WeightsError: weights are absent, altered or of another network.
     """
     source = getattr(run.feature_weights, name)
-    network = FeatureNetwork(name, normalise=getattr(run.method, "vgg_input", "raw") == "imagenet")
+    with torch.random.fork_rng(devices=[]):  # what is drawn here must not shift the method's own initial weights
+        network = FeatureNetwork(name, normalise=getattr(run.method, "vgg_input", "raw") == "imagenet")
     state = weights.load(name, source, sha256=run.feature_weights.sha256.get(name))
     if state is None:
         _draw_random(network)

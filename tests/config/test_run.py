@@ -1,0 +1,78 @@
+"""Run settings: strict, overridable by path, with an error that helps."""
+
+import subprocess
+import sys
+
+import pytest
+
+from inpaint.config import list_presets, load_run
+from inpaint.config.base import apply_overrides, parse_overrides, validate
+from inpaint.config.run import RunConfig
+from inpaint.errors import ConfigError
+
+
+@pytest.mark.parametrize("preset", list_presets())
+def test_every_preset_is_valid_and_survives_a_round_trip(preset):
+    run = load_run(preset)
+    assert run.preset == preset
+    assert validate(RunConfig, run.to_dict(), place="round trip") == run
+
+
+def test_an_override_reaches_its_setting():
+    run = load_run("tiny", assignments=["method.weights.style=2.5", "stages.gan.steps=7"], name="a", root="/r")
+    assert run.method.weights.style == 2.5
+    assert run.total_steps == 7
+    assert run.url == "/r/runs/a"
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("method.weights.styl=3", "tiny: method.weights.styl is not a setting of method.weights; did you mean style?"),
+        ("trainin.compile=true", "tiny: trainin is not a setting of RunConfig; did you mean training?"),
+        ("method.blocks=many", "tiny: method.blocks 'many': input should be a valid integer"),
+        ("method.blocks=0", "tiny: method.blocks 0: input should be greater than or equal to 1"),
+        ("stages.gam.steps=1", "stages.gam is not a stage of isnet .*did you mean gan"),
+        ("data.image_size=60", "data.image_size 60 is not a multiple of 16"),
+        ("resources.num_workers=3", "global_batch 8 does not divide into 3 workers"),
+        ("name=No_Such", "'No_Such' cannot name a run"),
+        ("method.weights.l1=.nan", "method.weights.l1 nan"),
+        ("stages.gan.steps=0", "every stage has 0 steps"),
+    ],
+)
+def test_a_wrong_setting_is_refused_with_its_place_and_what_was_expected(assignment, message):
+    with pytest.raises(ConfigError, match=message):
+        load_run("tiny", assignments=[assignment])
+
+
+def test_an_unknown_preset_is_refused_with_the_nearest_one():
+    with pytest.raises(ConfigError, match="isnet-plces2 is not a preset; did you mean isnet-places2?"):
+        load_run("isnet-plces2")
+
+
+def test_an_assignment_without_a_value_is_refused():
+    with pytest.raises(ConfigError, match="expected path=value"):
+        parse_overrides(["method.blocks"])
+
+
+def test_numbers_in_scientific_notation_are_numbers():
+    assert parse_overrides(["a.b=1e-4", "c=3", "d=true", "e=x1"]) == {"a.b": 1e-4, "c": 3, "d": True, "e": "x1"}
+
+
+def test_overriding_does_not_change_the_original():
+    values = {"a": {"b": 1}}
+    assert apply_overrides(values, {"a.b": 2, "a.c.d": 3}) == {"a": {"b": 2, "c": {"d": 3}}}
+    assert values == {"a": {"b": 1}}
+
+
+def test_a_run_file_is_read_like_a_preset(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("method: {name: isnet}\nstages: {gan: {steps: 5}}\n"
+                    "data: {dataset: x, image_size: 64}\nholes: {kind: half}\n")  # fmt: skip
+    assert load_run(str(path)).name == "mine"
+
+
+def test_settings_load_without_torch():
+    code = "import sys; sys.modules['torch'] = None; import inpaint.config as c; print(c.load_run('tiny').total_steps)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "400"
