@@ -1,0 +1,109 @@
+"""Which S3 failures are worth another attempt, how long to wait before it, and what to tell when there is none."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+
+from inpaint.errors import StorageError
+from inpaint.storage.objects import MissingObject
+
+ATTEMPTS = 6
+BACKOFF_SECONDS = 0.2  # before the second attempt; doubles each time, with jitter
+LONGEST_BACKOFF_SECONDS = 10.0
+
+PASSING_STATUS = {408, 429, 500, 502, 503, 504}
+PASSING_CODES = {
+    "SlowDown", "RequestTimeout", "InternalError", "Throttling", "ThrottlingException", "ServiceUnavailable",
+    "OperationAborted", "ConditionalRequestConflict", "RequestTimeTooSkewed", "BadDigest",
+}  # fmt: skip
+EXPIRED_CODES = {
+    "ExpiredToken", "ExpiredTokenException", "RequestExpired", "TokenRefreshRequired", "InvalidAccessKeyId",
+}  # fmt: skip
+
+
+class Retries:
+    """The attempts of one operation on one object."""
+
+    def __init__(self, url: str, action: str, *, on_retry: Callable[[], None]):
+        self.url, self.action, self.failures, self._on_retry = url, action, 0, on_retry
+
+    def progressed(self) -> None:
+        """Forget earlier failures: bytes are arriving."""
+        self.failures = 0
+
+    def failed(self, error: Exception) -> bool:
+        """Wait for the next attempt; True when it needs fresh credentials.
+
+        Raises:
+            StorageError: the failure will not pass, or there were ATTEMPTS of them.
+        """
+        if isinstance(error, StorageError):
+            raise error
+        if not _passes(error):
+            raise _explained(error, self.url, self.action) from error
+        self.failures += 1
+        if self.failures >= ATTEMPTS:
+            raise _given_up(error, self.url, self.action) from error
+        self._on_retry()
+        longest = min(LONGEST_BACKOFF_SECONDS, BACKOFF_SECONDS * 2 ** (self.failures - 1))
+        time.sleep(longest * random.uniform(0.5, 1))
+        return code_of(error) in EXPIRED_CODES
+
+
+def status_of(error: Exception) -> int:
+    """HTTP status of an S3 answer, 0 when there was none."""
+    return getattr(error, "response", {}).get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+
+
+def code_of(error: Exception) -> str:
+    """S3's own word for an error, empty when there was no answer."""
+    return getattr(error, "response", {}).get("Error", {}).get("Code", "")
+
+
+def _passes(error: Exception) -> bool:
+    from http.client import HTTPException
+
+    from botocore import exceptions as boto
+    from botocore.parsers import ResponseParserError
+    from urllib3.exceptions import HTTPError
+
+    if isinstance(error, boto.ClientError):
+        code = code_of(error)
+        return status_of(error) in PASSING_STATUS or code in PASSING_CODES or code in EXPIRED_CODES
+    network = (
+        boto.HTTPClientError, boto.ConnectionError, boto.IncompleteReadError, boto.ResponseStreamingError,
+        ResponseParserError, boto.CredentialRetrievalError, HTTPError, HTTPException, OSError,
+    )  # fmt: skip
+    return isinstance(error, network) and not isinstance(error, boto.ProxyConnectionError)
+
+
+def _explained(error: Exception, url: str, action: str) -> StorageError:
+    from botocore import exceptions as boto
+
+    status, code = status_of(error), code_of(error)
+    if code == "NoSuchBucket":
+        return MissingObject(f"{url}: there is no such bucket; make it or correct the name")
+    if status == 404:
+        return MissingObject(f"{url}: there is no such object; check the URL")
+    if status in (401, 403):
+        return StorageError(
+            f"{url}: S3 refuses to {action} it ({status} {code}); check the policy of the bucket and "
+            "whose credentials this process finds (AWS_PROFILE, the service account, the environment)"
+        )
+    if isinstance(error, boto.NoCredentialsError | boto.PartialCredentialsError):
+        return StorageError(f"{url}: no AWS credentials found; set AWS_PROFILE or AWS_ACCESS_KEY_ID and its secret")
+    said = " ".join(str(error).split())
+    return StorageError(f"{url}: cannot {action} it: {said[:200]}; check the URL and AWS_ENDPOINT_URL")
+
+
+def _given_up(error: Exception, url: str, action: str) -> StorageError:
+    said = " ".join(str(error).split())[:200] or type(error).__name__
+    said = f"{status_of(error)} {code_of(error)}" if status_of(error) else said
+    if code_of(error) in EXPIRED_CODES:
+        return StorageError(f"{url}: the AWS credentials have expired ({code_of(error)}); renew them and start again")
+    return StorageError(
+        f"{url}: could not {action} it in {ATTEMPTS} attempts, the last one said: {said}; "
+        "see whether AWS_ENDPOINT_URL is right and the service is up"
+    )
