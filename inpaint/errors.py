@@ -4,6 +4,7 @@
     ├── ConfigError        a setting is unknown, impossible or contradicts another
     ├── StorageError       an object cannot be read, listed or written
     ├── DataError          shards, images or masks are missing, damaged or not what was said
+    ├── ShapeError         an image or a hole has a size or shape that the method cannot take (also a ValueError)
     ├── WeightsError       pretrained weights are absent, altered or of another network
     ├── CheckpointError    a checkpoint is absent, incomplete, altered or of another run
     ├── TrainingError      training cannot go on (a loss that is not finite, a lost lease, ...)
@@ -29,6 +30,10 @@ class StorageError(InpaintError):
 
 class DataError(InpaintError):
     """Shards, images or masks are missing, damaged or not what was said."""
+
+
+class ShapeError(InpaintError, ValueError):
+    """An image or a hole has a size or shape that the method cannot take."""
 
 
 class WeightsError(InpaintError):

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from math import gcd
-from typing import Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from inpaint.config.base import Strict
 from inpaint.config.dilations import largest_gap, leaves_gaps
 from inpaint.config.optim import Adam, OptimizerConfig
+
+if TYPE_CHECKING:
+    from inpaint.config.run import RunConfig
 
 Weight = Annotated[float, Field(ge=0)]
 
@@ -30,6 +33,9 @@ class MethodConfig(Strict):
     def feature_networks(self) -> tuple[str, ...]:
         """Names of the frozen feature networks its losses need with the present weights (`vgg19`, `vgg16`)."""
         return ()
+
+    def check_run(self, run: RunConfig) -> None:
+        """Refuse what this method cannot train with beyond its grid and hole shape; ValueError names the setting."""
 
 
 class ISNetWeights(Strict):
@@ -190,6 +196,22 @@ class ContextEncoderConfig(MethodConfig):
     generator_optimizer: OptimizerConfig = Adam(learning_rate=3e-4, betas=(0.5, 0.999))  # CE text
     local_optimizer: OptimizerConfig = Adam(learning_rate=3e-4, betas=(0.5, 0.999))  # CE text, one rate for all
     global_optimizer: OptimizerConfig = Adam(learning_rate=3e-4, betas=(0.5, 0.999))  # CE text, one rate for all
+
+    def check_run(self, run: RunConfig) -> None:
+        if run.data.image_size != self.image_size:
+            raise ValueError(
+                f"data.image_size {run.data.image_size} is not method.image_size {self.image_size}; make them equal, "
+                "because the 1×1 bottleneck fits one size"
+            )
+        if run.holes.kind == "centre" and run.holes.share != 0.5:
+            raise ValueError(f"holes.share {run.holes.share:g} cannot train {self.name}; its decoder draws a share of 0.5")
+        if run.training.global_batch < 2:
+            raise ValueError("training.global_batch 1 has no batch statistics; context_encoder needs 2 or more")
+        if run.training.accumulate > 1:
+            raise ValueError(
+                f"training.accumulate {run.training.accumulate} would change the batch statistics of {self.name}; set 1 "
+                "and add workers, whose statistics are joined"
+            )
 
 
 AnyMethod = Annotated[ISNetConfig | GatedTwoStageConfig | ContextEncoderConfig, Field(discriminator="name")]

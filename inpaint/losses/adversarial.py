@@ -48,6 +48,16 @@ def bce_generator(filled: Tensor) -> Tensor:
     return F.binary_cross_entropy_with_logits(filled, torch.ones_like(filled))
 
 
+def cross_entropy_discriminator(real: Tensor, filled: Tensor) -> Terms:
+    """Binary cross-entropy with target 1 for real and 0 for filled, not halved. Source: CE paper Eq. (3), (4)."""
+    return {"real": F.softplus(-real.float()).mean(), "filled": F.softplus(filled.float()).mean()}
+
+
+def minimax_generator(filled: Tensor) -> Tensor:
+    """E log(1 - D(filled)), which the generator lowers; flat where D is sure. Source: CE paper Eq. (1), literally."""
+    return -F.softplus(filled.float()).mean()
+
+
 def least_squares_discriminator(real: Tensor, filled: Tensor) -> Terms:
     """Half of the squared distance from 1 for real and from 0 for filled patches."""
     return {"real": 0.5 * (real.float() - 1).square().mean(), "filled": 0.5 * filled.float().square().mean()}

@@ -12,6 +12,11 @@ def l1(predicted: Tensor, image: Tensor) -> Tensor:
     return (predicted.float() - image.float()).abs().mean()
 
 
+def squared(predicted: Tensor, image: Tensor) -> Tensor:
+    """Mean squared difference over all pixels and channels; scalar. Source: CE paper Eq. (2), taken as a mean."""
+    return (predicted.float() - image.float()).square().mean()
+
+
 def l1_by_hole(predicted: Tensor, image: Tensor, hole_share: Tensor) -> Tensor:
     """`l1` divided by the share of hole pixels, finite when there is no hole; scalar.
 

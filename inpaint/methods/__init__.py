@@ -8,12 +8,14 @@ from torch import nn
 
 from inpaint.config.run import RunConfig
 from inpaint.methods.base import Batch, Method, Stage, Terms, Update
+from inpaint.methods.context_encoder import ContextEncoder
 from inpaint.methods.gated_two_stage import GatedTwoStage
 from inpaint.methods.isnet import ISNet
 
 METHODS: dict[str, type[Method]] = {
     "isnet": ISNet,
     "gated_two_stage": GatedTwoStage,
+    "context_encoder": ContextEncoder,
 }
 
 __all__ = ["METHODS", "Batch", "Method", "Stage", "Terms", "Update", "build_method"]
