@@ -204,13 +204,13 @@ class ContextEncoderConfig(MethodConfig):
                 "because the 1×1 bottleneck fits one size"
             )
         if run.holes.kind == "centre" and run.holes.share != 0.5:
-            raise ValueError(f"holes.share {run.holes.share:g} cannot train {self.name}; its decoder draws a share of 0.5")
+            raise ValueError(f"holes.share {run.holes.share:g} cannot train {self.name}; its decoder draws 0.5")
         if run.training.global_batch < 2:
             raise ValueError("training.global_batch 1 has no batch statistics; context_encoder needs 2 or more")
         if run.training.accumulate > 1:
             raise ValueError(
-                f"training.accumulate {run.training.accumulate} would change the batch statistics of {self.name}; set 1 "
-                "and add workers, whose statistics are joined"
+                f"training.accumulate {run.training.accumulate} would change the batch statistics of {self.name}; "
+                "set 1 and add workers, whose statistics are joined"
             )
 
 

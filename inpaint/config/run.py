@@ -230,6 +230,7 @@ class RunConfig(Strict):
             )
         if self.method.hole_shapes == "centre" and self.holes.kind != "centre":
             raise ValueError(f"holes.kind {self.holes.kind} cannot train {self.method.name}; it fills centre holes")
+        self.method.check_run(self)
 
     @property
     def total_steps(self) -> int:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from inpaint.config.methods import MethodConfig
 from inpaint.config.optim import OptimizerConfig
+from inpaint.errors import ShapeError
 from inpaint.imaging import Batch
 
 Terms = dict[str, Tensor]
@@ -105,6 +106,19 @@ class Method(nn.Module, ABC):
         Returns:
             `predicted`, [B, 3, H, W] in [0, 1]. Composite it with `imaging.composite`.
         """
+
+    def check_sides(self, image: Tensor) -> None:
+        """Refuse an image off the method's grid; every `inpaint` asks this first.
+
+        Raises:
+            ShapeError: a side is not a multiple of `config.size_multiple`.
+        """
+        multiple, (height, width) = self.config.size_multiple, image.shape[-2:]
+        if height % multiple or width % multiple:
+            raise ShapeError(
+                f"image is {width}×{height}; {type(self).__name__} needs sides that are multiples of {multiple}. "
+                "Pad it, or call inpaint.inference.fill, which does"
+            )
 
     def inference_networks(self) -> tuple[str, ...]:
         """Names of the networks that `inpaint` uses; the others are not pulled."""

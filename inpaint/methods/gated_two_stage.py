@@ -197,6 +197,7 @@ class GatedTwoStage(Method):
     def draw(self, batch: Batch) -> Drawn:
         """Both fills of a batch; what the image holds inside the hole is painted white first."""
         image, mask = batch.image, batch.mask
+        self.check_sides(image)
         coarse = self.coarse(composite(image, torch.ones_like(image), mask), mask)
         refined = self.refinement(composite(image, coarse.to(image.dtype), mask), mask)
         return Drawn(coarse, refined, composite(image, refined.to(image.dtype), mask))
