@@ -1,0 +1,265 @@
+"""The files inside a folder, a tar or a zip, local or in S3: one listing, and one way to read any of them.
+
+A listing is plain data (name, where its bytes lie, how many), so a worker process or another machine reads a file with
+one ranged read and needs neither the listing nor an open handle.
+"""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import lzma
+import os
+import shutil
+import struct
+import tarfile
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from inpaint import storage
+from inpaint.errors import DataError
+
+DECOMPRESSORS = {".gz": gzip.open, ".tgz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+LARGEST_FILE = 1 << 30  # bytes; a larger file is no photograph, and a zip can claim any size
+READ_AHEAD = 1 << 20
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A file in a folder or an archive.
+
+    Attributes:
+        name: its path inside the source, with `/`.
+        size: bytes of the file.
+        url: the object its bytes lie in: the file itself, or the archive.
+        offset: where they begin in it; for a zip, where the local header begins.
+        stored: bytes they take there; None when the object is the file itself.
+        method: 0 when stored as they are; a zip's compression method otherwise; -1 for a stored zip member.
+        crc: CRC-32 of the file where the archive gives one.
+        tag: changes when the object is written anew: its modification time, or its tag in S3.
+    """
+
+    name: str
+    size: int
+    url: str
+    offset: int = 0
+    stored: int | None = None
+    method: int = 0
+    crc: int | None = None
+    tag: str = ""
+
+
+def is_archive(url: str) -> bool:
+    """Whether the name is that of a tar or a zip."""
+    name = url.lower()
+    return name.endswith((".tar", ".zip")) or _is_compressed_tar(name)
+
+
+@contextmanager
+def open_source(url: str) -> Iterator[list[Entry]]:
+    """The files of a folder (with all its sub-folders), a tar or a zip, sorted by name.
+
+    A compressed tar has no random access: it is unpacked into a temporary file, which is removed at the end. So are
+    not-local tars of that kind, after their download.
+
+    Raises:
+        DataError: nothing there, or an archive that is damaged, cut short or encrypted.
+    """
+    if _is_compressed_tar(url.lower()):
+        with tempfile.TemporaryDirectory(prefix="inpaint-unpack-") as folder:
+            yield _sorted(_tar_entries(_unpack(url, Path(folder))), url)
+    elif url.lower().endswith(".tar"):
+        yield _sorted(_tar_entries(url), url)
+    elif url.lower().endswith(".zip"):
+        yield _sorted(_zip_entries(url), url)
+    else:
+        yield _sorted(_folder_entries(url), url)
+
+
+def read(entry: Entry) -> bytes:
+    """The bytes of a file.
+
+    Raises:
+        DataError: the archive is cut short there, the file is larger than 1 GiB or its checksum is wrong.
+        StorageError: the object cannot be read.
+    """
+    if entry.size > LARGEST_FILE:
+        raise DataError(f"{entry.name}: {entry.size:,} bytes; files above {LARGEST_FILE:,} are not read")
+    if entry.stored is None:
+        return storage.read_bytes(entry.url)
+    if not entry.size:
+        return b""
+    data = _range(entry.url, entry.offset, entry.stored)
+    if entry.method == 0:
+        if len(data) < entry.size:
+            raise DataError(f"{entry.name}: {storage.name_of(entry.url)} ends inside it")
+        return data
+    return _unzip(entry, data)
+
+
+def _range(url: str, offset: int, length: int) -> bytes:
+    """At most `length` bytes from `offset`; fewer at the object's end."""
+    if storage.is_remote(url):
+        length = min(length, storage.stat(url).size - offset)
+        return storage.read_range(url, offset, length)
+    with open(url, "rb") as file:
+        file.seek(offset)
+        return file.read(length)
+
+
+def _sorted(entries: Iterator[Entry], url: str) -> list[Entry]:
+    try:
+        found = sorted(entries, key=lambda entry: entry.name)
+    except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError) as error:
+        raise DataError(f"{url}: a damaged archive ({error}); fetch it again") from error
+    if not found:
+        raise DataError(f"{url}: no files here; expected a folder, .tar or .zip of images")
+    return found
+
+
+def _folder_entries(url: str) -> Iterator[Entry]:
+    if storage.is_remote(url):
+        prefix = url.rstrip("/") + "/"
+        for info in storage.list_objects(url):
+            yield Entry(info.url.removeprefix(prefix), info.size, info.url, tag=info.etag)
+        return
+    root = Path(url)
+    if not root.is_dir():
+        raise DataError(f"{url}: no such folder or archive; expected a folder, .tar or .zip of images")
+    for folder, _, files in os.walk(root, followlinks=True):
+        for file in files:
+            path = Path(folder, file)
+            found = path.stat() if path.exists() else None  # a dangling link is an empty file
+            size, tag = (found.st_size, str(found.st_mtime_ns)) if found else (0, "")
+            yield Entry(path.relative_to(root).as_posix(), size, str(path), tag=tag)
+
+
+def _tar_entries(url: str) -> Iterator[Entry]:
+    end, tag = 0, _tag(url)
+    with _binary(url) as file, tarfile.open(fileobj=file, mode="r:") as tar:
+        for member in tar:
+            tar.members = []  # or a tar of millions fills the memory
+            if member.isreg():
+                end = max(end, member.offset_data + member.size)
+                yield Entry(_clean(member.name), member.size, url, member.offset_data, member.size, tag=tag)
+        if end > file.seek(0, os.SEEK_END):
+            raise tarfile.ReadError("it ends inside its last file")
+
+
+def _zip_entries(url: str) -> Iterator[Entry]:
+    tag = _tag(url)
+    with _binary(url) as file, zipfile.ZipFile(file) as archive:
+        for info in archive.infolist():
+            if info.is_dir():
+                continue
+            if info.flag_bits & 1:
+                raise DataError(f"{url}: {info.filename} is encrypted; unpack the archive first")
+            header = 30 + len(info.filename.encode()) + 512  # the local header's own length is not listed
+            yield Entry(
+                _clean(info.filename),
+                info.file_size,
+                url,
+                info.header_offset,
+                info.compress_size + header + len(info.extra),
+                info.compress_type or -1,
+                info.CRC,
+                tag,
+            )
+
+
+def _unzip(entry: Entry, data: bytes) -> bytes:
+    """The file in the bytes from its local header on."""
+    try:
+        signature, name_length, extra_length = *struct.unpack("<I", data[:4]), *struct.unpack("<HH", data[26:30])
+        if signature != 0x04034B50:
+            raise DataError(f"{entry.name}: no zip header where the archive lists it")
+        body = memoryview(data)[30 + name_length + extra_length :]
+        if entry.method == -1:
+            content = bytes(body[: entry.size])
+        elif entry.method == zipfile.ZIP_DEFLATED:
+            content = zlib.decompressobj(-15).decompress(body, entry.size)
+        elif entry.method == zipfile.ZIP_BZIP2:
+            content = bz2.BZ2Decompressor().decompress(bytes(body), entry.size)
+        else:
+            raise DataError(f"{entry.name}: zip compression {entry.method} is not read here; unpack the archive first")
+    except (struct.error, zlib.error, OSError) as error:
+        raise DataError(f"{entry.name}: damaged inside {storage.name_of(entry.url)} ({error})") from error
+    if len(content) != entry.size or zlib.crc32(content) != entry.crc:
+        raise DataError(f"{entry.name}: its checksum in {storage.name_of(entry.url)} does not match")
+    return content
+
+
+def _unpack(url: str, folder: Path) -> str:
+    """A compressed tar as a plain tar in `folder`."""
+    source = url
+    if storage.is_remote(url):
+        source = str(folder / storage.name_of(url))
+        storage.download(url, source)
+    target = folder / "unpacked.tar"
+    opener = next(opener for suffix, opener in DECOMPRESSORS.items() if url.lower().endswith(suffix))
+    try:
+        with opener(source, "rb") as packed, target.open("wb") as plain:
+            shutil.copyfileobj(packed, plain, 1 << 20)
+    except FileNotFoundError as error:
+        raise DataError(f"{url}: no such folder or archive") from error
+    except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
+        raise DataError(f"{url}: cannot be unpacked ({error}); fetch it again") from error
+    return str(target)
+
+
+def _is_compressed_tar(name: str) -> bool:
+    return name.endswith((".tar.gz", ".tgz", ".tar.bz2", ".tar.xz"))
+
+
+def _tag(url: str) -> str:
+    if storage.is_remote(url):
+        return storage.stat(url).etag
+    return str(os.stat(url).st_mtime_ns) if os.path.exists(url) else ""
+
+
+def _clean(name: str) -> str:
+    return name.removeprefix("./").lstrip("/")
+
+
+def _binary(url: str) -> IO[bytes]:
+    if storage.is_remote(url):
+        return io.BufferedReader(_Ranged(url), READ_AHEAD)
+    try:
+        return open(url, "rb")
+    except OSError as error:
+        raise DataError(f"{url}: cannot be opened ({error.strerror})") from error
+
+
+class _Ranged(io.RawIOBase):
+    """An object in S3 as a file that can be read and sought."""
+
+    def __init__(self, url: str) -> None:
+        self._url, self._position, self._size = url, 0, storage.stat(url).size
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
+        self._position = start + offset
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        length = max(0, min(len(buffer), self._size - self._position))
+        if length:
+            buffer[:length] = storage.read_range(self._url, self._position, length)
+            self._position += length
+        return length

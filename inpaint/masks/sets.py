@@ -1,0 +1,193 @@
+"""A set of mask files as packed bits in memory, chosen from by hole ratio."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from inpaint import archives
+from inpaint.archives import Entry
+from inpaint.config.run import MaskSetHoles
+from inpaint.errors import DataError
+from inpaint.masks.files import Polarity, Threshold, load_mask
+from inpaint.masks.ratios import Ratio
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff")
+EVERY_RATIO: Ratio = (0.0, 1.0)
+READERS = 4  # threads; decoding a mask file releases the interpreter
+
+
+@dataclass(frozen=True)
+class MaskSet:
+    """Masks of one size.
+
+    Attributes:
+        names: of the files, sorted.
+        packed: eight pixels to a byte, [N, ceil(size² / 8)].
+        ratios: exact hole ratio of each mask at this size, [N].
+        size: pixels of both sides.
+        sha256: digest of names, pixels and size; the same masks have the same one, wherever they were read from.
+    """
+
+    names: tuple[str, ...]
+    packed: np.ndarray
+    ratios: np.ndarray
+    size: int
+    sha256: str
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        """Mask `index`, uint8 [size, size], 1 = hole."""
+        bits = np.unpackbits(self.packed[index], count=self.size * self.size)
+        return bits.reshape(self.size, self.size)
+
+    def inside(self, ratio: Ratio) -> np.ndarray:
+        """Indices of the masks whose ratio lies in the bin (low, high]; never an empty mask, nor one that is all hole."""
+        return np.nonzero((self.ratios > ratio[0]) & (self.ratios <= ratio[1]) & (self.ratios < 1))[0]
+
+
+def load_mask_set(
+    url: str, *, hole: Polarity, threshold: Threshold, size: int, ratio: Ratio = EVERY_RATIO
+) -> MaskSet:
+    """Every mask of a folder, tar, zip or shard set, at one size; kept on disk for the next call.
+
+    Args:
+        url: where the files are.
+        hole: the value that means hole in these files.
+        threshold: see `load_mask`.
+        size: pixels of both sides.
+        ratio: the bin the masks are meant for; tells large holes from a wrong polarity.
+
+    Raises:
+        DataError: no masks there, a file that is not a mask, or holes so large that the polarity must be wrong.
+    """
+    with _files(url) as entries:
+        kept = _cache_path(entries, url, hole, threshold, size)
+        masks = _from_cache(kept, size) or _load(entries, hole=hole, threshold=threshold, size=size)
+    _to_cache(kept, masks)
+    _check_polarity(masks.ratios, url, hole, ratio)
+    return masks
+
+
+def set_holes(config: MaskSetHoles, size: int) -> Callable[[np.random.Generator], np.ndarray]:
+    """A maker that draws from the masks of a set whose ratio lies in the config's bin, each as likely as another.
+
+    Raises:
+        DataError: as `load_mask_set`, and when no mask lies in the bin.
+    """
+    masks = load_mask_set(config.url, hole=config.hole, threshold=config.threshold, size=size, ratio=config.ratio)
+    chosen = masks.inside(config.ratio)
+    if not len(chosen):
+        raise DataError(
+            f"{config.url}: none of {len(masks)} masks has a hole ratio in ({config.ratio[0]:g}, {config.ratio[1]:g}] "
+            f"at {size} pixels; they lie between {masks.ratios.min():.3f} and {masks.ratios.max():.3f}"
+        )
+
+    def draw(rng: np.random.Generator) -> np.ndarray:
+        mask = masks[chosen[int(rng.integers(len(chosen)))]]
+        return np.ascontiguousarray(np.rot90(mask, int(rng.integers(4)))) if config.rotate else mask
+
+    return draw
+
+
+@contextmanager
+def _files(url: str) -> Iterator[list[Entry]]:
+    """The mask files of a source; of a folder of shards, the files inside the shards."""
+    with archives.open_source(url) as entries:
+        found = [entry for entry in entries if _is_mask(entry.name)]
+        if not found:
+            shards = [entry.url for entry in entries if entry.name.endswith(".tar")]
+            found = [entry for shard in shards for entry in _inside(shard) if _is_mask(entry.name)]
+        if not found:
+            raise DataError(f"{url}: no mask files here; expected {', '.join(SUFFIXES[:3])}, ... or shards of them")
+        yield found
+
+
+def _inside(shard: str) -> list[Entry]:
+    with archives.open_source(shard) as entries:
+        return entries
+
+
+def _is_mask(name: str) -> bool:
+    last = name.rsplit("/", 1)[-1].lower()
+    return last.endswith(SUFFIXES) and not last.startswith(".") and "__MACOSX/" not in name
+
+
+def _load(entries: list[Entry], *, hole: Polarity, threshold: Threshold, size: int) -> MaskSet:
+    def one(entry: Entry) -> tuple[np.ndarray, float]:
+        mask = load_mask(archives.read(entry), hole=hole, threshold=threshold, size=size, name=entry.name)
+        return np.packbits(mask), float(mask.mean())
+
+    with ThreadPoolExecutor(READERS) as pool:
+        loaded = list(pool.map(one, entries))
+    packed = np.stack([bits for bits, _ in loaded])
+    names = tuple(entry.name for entry in entries)
+    return MaskSet(names, packed, np.array([ratio for _, ratio in loaded]), size, _digest(names, packed, size))
+
+
+def _digest(names: tuple[str, ...], packed: np.ndarray, size: int) -> str:
+    digest = hashlib.sha256(f"{size}\n".encode() + "\n".join(names).encode())
+    digest.update(packed.tobytes())
+    return digest.hexdigest()
+
+
+def _check_polarity(ratios: np.ndarray, url: str, hole: Polarity, ratio: Ratio) -> None:
+    """Refuse a declared polarity that the masks speak against.
+
+    Files cannot say which value is the hole, but sets are made so that most holes are the smaller part of the image.
+    Where the wanted bin is open, the declared holes must be; where a bin is asked for, the declared polarity must
+    put at least as many masks in it as the opposite one.
+    """
+    if ratio == EVERY_RATIO:
+        wrong = float(np.median(ratios)) > 0.5
+    else:
+        low, high = ratio
+        wrong = ((ratios > low) & (ratios <= high)).sum() < ((1 - ratios > low) & (1 - ratios <= high)).sum()
+    if wrong:
+        other = "black" if hole == "white" else "white"
+        raise DataError(
+            f"{url}: with hole: {hole} the median hole is {np.median(ratios):.0%} of the image, with hole: {other} "
+            f"{np.median(1 - ratios):.0%}, and the wanted ratio is {ratio[0]:g} to {ratio[1]:g}. Set hole: {other}, or, "
+            "when the holes are truly this large, a ratio that says so, for instance [0.5, 0.99]"
+        )
+
+
+def _cache_path(entries: list[Entry], url: str, hole: str, threshold: str, size: int) -> Path:
+    """Where the loaded set is kept: a name that changes with the files and with the way they are read."""
+    digest = hashlib.sha256(f"1 {url} {hole} {threshold} {size} {np.__version__}".encode())
+    for entry in entries:
+        digest.update(f"\n{entry.name} {entry.size} {entry.tag}".encode())
+    folder = os.environ.get("INPAINT_CACHE") or os.path.join(tempfile.gettempdir(), f"inpaint-cache-{os.getuid()}")
+    return Path(folder, "masks", f"{digest.hexdigest()[:32]}.npz")
+
+
+def _from_cache(path: Path, size: int) -> MaskSet | None:
+    try:
+        with np.load(path, allow_pickle=False) as kept:
+            names, packed, ratios = tuple(kept["names"].tolist()), kept["packed"], kept["ratios"]
+            digest = str(kept["sha256"])
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+        return None
+    return MaskSet(names, packed, ratios, size, digest) if digest == _digest(names, packed, size) else None
+
+
+def _to_cache(path: Path, masks: MaskSet) -> None:
+    """Keep the set for the next call; a full or read-only disk costs time, not the run."""
+    if path.exists():
+        return
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".npz", delete=False) as file:
+            np.savez(file, names=np.array(masks.names), packed=masks.packed, ratios=masks.ratios, sha256=masks.sha256)
+        os.replace(file.name, path)
