@@ -103,9 +103,15 @@ def value_patches(features: Tensor, *, rate: int) -> tuple[Tensor, int, int]:
 
 def overlap_mean(patches: Tensor, size_of_image: tuple[int, int], *, size: int, stride: int, padding: int) -> Tensor:
     """Patches [B, positions, C·size²] laid back in place and averaged where they overlap, [B, C, H, W]."""
-    place = {"output_size": size_of_image, "kernel_size": size, "stride": stride, "padding": padding}
-    counts = F.fold(patches.new_ones(1, size * size, patches.shape[1]), **place)
-    return F.fold(patches.transpose(1, 2), **place) / counts
+    sums = F.fold(patches.transpose(1, 2), size_of_image, size, stride=stride, padding=padding)
+    return sums / overlap_counts(sums, size=size, stride=stride, padding=padding)
+
+
+def overlap_counts(image: Tensor, *, size: int, stride: int, padding: int) -> Tensor:
+    """How many patches cover each place of `image`, [1, 1, H, W]."""
+    ones = image.new_ones(1, 1, *image.shape[-2:])
+    patches = F.unfold(ones, size, stride=stride, padding=padding)
+    return F.fold(torch.ones_like(patches), image.shape[-2:], size, stride=stride, padding=padding)
 
 
 def _patches(features: Tensor, *, size: int, padding: int, stride: int = 1) -> Tensor:
