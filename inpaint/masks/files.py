@@ -132,5 +132,5 @@ def _two_valued(grey: np.ndarray, name: str) -> np.ndarray:
 
 def _levels(histogram: np.ndarray) -> str:
     """The commonest levels and their shares, for a message."""
-    common = np.argsort(histogram)[::-1][:3]
-    return ", ".join(f"{level} ({histogram[level]:.0%})" for level in sorted(common.tolist()) if histogram[level] > 0.005)
+    common = sorted(level for level in np.argsort(histogram)[::-1][:3].tolist() if histogram[level] > 0.005)
+    return ", ".join(f"{level} ({histogram[level]:.0%})" for level in common)

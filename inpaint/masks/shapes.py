@@ -24,7 +24,8 @@ def rectangle_holes(ratio: Ratio, size: int, *, most: int) -> Callable[[np.rando
     heights = np.arange(1, size + 1)
     narrowest = -(-fewest_pixels // heights)
     widest = np.minimum(most_pixels // heights, size)
-    single = [(h, a, b) for h, a, b in zip(heights.tolist(), narrowest.tolist(), widest.tolist(), strict=True) if a <= b]
+    sides = zip(heights.tolist(), narrowest.tolist(), widest.tolist(), strict=True)
+    single = [(height, least, most_) for height, least, most_ in sides if least <= most_]
     if not single:
         raise ValueError(f"no rectangle of whole pixels in {size}x{size} has a ratio in {ratio}; widen the bin")
 
