@@ -9,6 +9,7 @@ from torch import nn
 from inpaint.config.run import RunConfig
 from inpaint.methods.base import Batch, Method, Stage, Terms, Update
 from inpaint.methods.context_encoder import ContextEncoder
+from inpaint.methods.edge_texture import EdgeTexture
 from inpaint.methods.gated_two_stage import GatedTwoStage
 from inpaint.methods.isnet import ISNet
 
@@ -16,6 +17,7 @@ METHODS: dict[str, type[Method]] = {
     "isnet": ISNet,
     "gated_two_stage": GatedTwoStage,
     "context_encoder": ContextEncoder,
+    "edge_texture": EdgeTexture,
 }
 
 __all__ = ["METHODS", "Batch", "Method", "Stage", "Terms", "Update", "build_method"]

@@ -127,3 +127,15 @@ class Method(nn.Module, ABC):
     def previews(self, image: Tensor, mask: Tensor) -> dict[str, Tensor]:
         """Named pictures worth looking at beside the fill (edges, a coarse stage), each [B, 1 or 3, H, W] in [0, 1]."""
         return {}
+
+    def scores(self, image: Tensor, mask: Tensor) -> dict[str, Tensor]:
+        """Figures of the method's own worth a curve beside PSNR (how good its edges are), by name.
+
+        Args:
+            image: the true image, [B, 3, H, W] in [0, 1].
+            mask: 1 in the hole, [B, 1, H, W].
+
+        Returns:
+            One value per image, each [B]; NaN where an image has none.
+        """
+        return {}
