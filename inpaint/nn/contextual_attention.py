@@ -10,7 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from inpaint.nn.precision import without_autocast
+
 SMALLEST_NORM = 1e-4
+HALF_OPEN = 2.0  # fresh channel weights are about 1/2; twice as large weights behind them keep the signal's size
 QUERIES_AT_ONCE = 1024  # all of a 256×256 image; larger ones go in pieces, so memory grows with the keys alone
 
 
@@ -36,6 +39,8 @@ class ContextualAttention(nn.Module):
         self.squeeze = nn.Linear(2 * channels, 2 * channels // reduction, bias=False)
         self.excite = nn.Linear(2 * channels // reduction, 2 * channels, bias=False)
         self.mix = nn.Conv2d(2 * channels, channels, 1)
+        nn.init.normal_(self.mix.weight, 0.0, HALF_OPEN * (2 * channels) ** -0.5)
+        nn.init.zeros_(self.mix.bias)
 
     def forward(self, features: Tensor, mask: Tensor) -> Tensor:
         """`features` with the hole of `mask` [B, 1, ≥H, ≥W] redrawn; a cell touched by the hole is hole."""
@@ -55,7 +60,7 @@ def paste_known(features: Tensor, mask: Tensor, *, rate: int, patch: int, scale:
         features: [B, C, H, W], sides a multiple of `rate`.
         mask: 1 in the hole, [B, 1, H, W].
     """
-    with torch.autocast(features.device.type, enabled=False):
+    with without_autocast(features):
         known = features.float()
         keys = descriptors(known, rate=rate, patch=patch)
         open_keys = admissible_keys(mask, rate=rate, patch=patch)
