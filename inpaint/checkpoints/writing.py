@@ -1,0 +1,208 @@
+"""Write checkpoints in the background: training waits for one copy in memory, not for a disk or a network."""
+
+from __future__ import annotations
+
+import json
+import logging
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from inpaint import storage
+from inpaint.checkpoints.history import FILE as HISTORY_FILE
+from inpaint.checkpoints.layout import FORMAT, MANIFEST, checkpoint_url, list_checkpoints, to_keep
+from inpaint.checkpoints.staging import Staging, raw_bytes, safetensors_header
+from inpaint.config import RunConfig
+from inpaint.errors import CheckpointError, InpaintError
+
+log = logging.getLogger(__name__)
+
+PATIENCE_SECONDS = 600.0  # how long the store may be away before the run gives up
+PAUSE_SECONDS = (1.0, 30.0)  # between attempts: first, longest
+
+
+class CheckpointWriter:
+    """Writes a run's checkpoints and keeps the ones its settings ask for.
+
+    A failed write is tried again until the store has been away for `patience_seconds`; meanwhile training goes on and
+    checkpoints that fall due are left out. After that the next call of `save`, `check` or `close` raises.
+
+    Args:
+        run: settings; `run.url` is where to write.
+        inference_networks: names of the networks that filling an image needs, for the manifest.
+        may_write: called before a manifest is written; raises when this process has lost the right to the run.
+        patience_seconds: how long failing writes are repeated.
+    """
+
+    def __init__(
+        self,
+        run: RunConfig,
+        *,
+        inference_networks: tuple[str, ...] = (),
+        may_write: Callable[[], None] = lambda: None,
+        patience_seconds: float = PATIENCE_SECONDS,
+    ) -> None:
+        self.run = run
+        self.inference_networks = inference_networks
+        self.written_at: float | None = None
+        self.written_step: int | None = None
+        self.stall_seconds = 0.0  # time that the last `save` held up its caller
+        self._may_write = may_write
+        self._patience = patience_seconds
+        self._staging = Staging()
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+        self._failing = threading.Event()
+        self._closing = threading.Event()
+
+    def save(
+        self, step: int, state: Mapping[str, Any], metrics: Mapping[str, float], *, history: bytes | None = None
+    ) -> bool:
+        """Copy `state` now and write it in the background as the checkpoint after `step` steps.
+
+        Args:
+            step: optimiser steps done.
+            state: {"networks": {name: {tensor name: tensor}}, "trainer": nested plain values and tensors}; more
+                entries beside "networks" go to `trainer.pt` with it.
+            metrics: scores at this step.
+            history: content of the run's history file up to this step.
+
+        Returns:
+            Whether it will be written: False while the store is away and an older checkpoint waits for it.
+
+        Raises:
+            CheckpointError: the store has been away too long, or the disk is full.
+        """
+        began = time.perf_counter()
+        if self._busy() and self._failing.is_set():
+            log.warning("checkpoint at step %d left out: the one before still waits for %s", step, self.run.url)
+            return False
+        self._join()
+        self.check()
+        held = self._staging.hold(state)
+        self._thread = threading.Thread(
+            target=self._work, args=(step, held, dict(metrics), history), name="checkpoint", daemon=True
+        )
+        self._thread.start()
+        self.stall_seconds = time.perf_counter() - began
+        return True
+
+    def check(self) -> None:
+        """Raise what a write in the background ended with."""
+        if self._error:
+            error, self._error = self._error, None
+            raise error
+
+    def close(self, *, patience_seconds: float | None = None) -> None:
+        """Wait for the last write.
+
+        Args:
+            patience_seconds: how much longer failing attempts are repeated; as long as ever when None.
+
+        Raises:
+            CheckpointError: it failed for good.
+        """
+        if patience_seconds is not None:
+            self._patience = min(self._patience, patience_seconds)
+        self._join()
+        self.check()
+
+    def _busy(self) -> bool:
+        return self._thread is not None and self._thread.is_alive()
+
+    def _join(self) -> None:
+        if self._thread:
+            self._thread.join()
+            self._thread = None
+
+    def _work(self, step: int, state: Mapping[str, Any], metrics: dict[str, float], history: bytes | None) -> None:
+        began, pause = time.monotonic(), PAUSE_SECONDS[0]
+        try:
+            self._staging.wait()
+            while True:
+                try:
+                    self._write(step, state, metrics, history)
+                    break
+                except (InpaintError, OSError) as error:
+                    if isinstance(error, CheckpointError) or time.monotonic() - began + pause > self._patience:
+                        raise
+                    log.warning("checkpoint at step %d: %s; trying again in %.0f s", step, error, pause)
+                    self._failing.set()
+                    time.sleep(pause)
+                    pause = min(2 * pause, PAUSE_SECONDS[1])
+            self.written_at, self.written_step = time.monotonic(), step
+        except InpaintError as error:
+            self._error = error if isinstance(error, CheckpointError) else CheckpointError(
+                f"checkpoint at step {step} could not be written for {time.monotonic() - began:.0f} s: {error}; "
+                f"mend the store and start the run again, it goes on from its last checkpoint"
+            )
+        except OSError as error:
+            self._error = CheckpointError(
+                f"checkpoint at step {step} could not be written: {error}; "
+                f"free space under {tempfile.gettempdir()} or set TMPDIR, then start the run again"
+            )
+        except BaseException as error:
+            self._error = error
+        finally:
+            self._failing.clear()
+
+    def _write(self, step: int, state: Mapping[str, Any], metrics: dict[str, float], history: bytes | None) -> None:
+        url = checkpoint_url(self.run.url, step)
+        self._may_write()
+        storage.delete(storage.join(url, MANIFEST))  # of an earlier attempt at the same step, which is replaced
+        with tempfile.TemporaryDirectory(prefix="inpaint-checkpoint-") as folder:
+            files = _write_files(Path(folder), self.run, state, metrics)
+            for name in files:
+                storage.upload(str(Path(folder) / name), storage.join(url, name))
+        if history is not None:
+            storage.write_bytes(storage.join(self.run.url, HISTORY_FILE), history)
+        self._may_write()
+        manifest = {
+            "format": FORMAT,
+            "run": self.run.name,
+            "step": step,
+            "metrics": metrics,
+            "inference_networks": list(self.inference_networks),
+            "files": files,
+        }
+        storage.write_bytes(storage.join(url, MANIFEST), json.dumps(manifest, indent=1).encode())
+        self._clean(step)
+
+    def _clean(self, step: int) -> None:
+        """Delete the checkpoints not worth keeping, and the remains of half-written ones."""
+        wanted = self.run.checkpoints
+        found = [info for info in list_checkpoints(self.run.url) if info.step <= step]
+        keep = to_keep(
+            found, keep_last=wanted.keep_last, keep_best=wanted.keep_best, metric=wanted.metric, mode=wanted.mode
+        )
+        folder = storage.join(self.run.url, "checkpoints")
+        for url in (storage.join(folder, name) for name in storage.list_folders(folder)):
+            if url not in keep:
+                storage.delete(storage.join(url, MANIFEST))
+                storage.delete_tree(url)
+
+
+def _write_files(
+    folder: Path, run: RunConfig, state: Mapping[str, Any], metrics: Mapping[str, float]
+) -> dict[str, dict[str, Any]]:
+    """The files of a checkpoint in a local folder; path → size and checksum."""
+    (folder / "networks").mkdir()
+    for name, tensors in state["networks"].items():
+        with (folder / "networks" / f"{name}.safetensors").open("wb") as file:
+            file.write(safetensors_header(tensors))
+            for tensor in tensors.values():
+                file.write(raw_bytes(tensor))
+    torch.save({key: value for key, value in state.items() if key != "networks"}, folder / "trainer.pt")
+    (folder / "run.yaml").write_text(yaml.safe_dump(run.to_dict(), sort_keys=False))
+    (folder / "metrics.json").write_text(json.dumps(dict(metrics), indent=1))
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {
+        str(path.relative_to(folder)): {"bytes": path.stat().st_size, "sha256": storage.sha256_file(str(path))}
+        for path in paths
+    }

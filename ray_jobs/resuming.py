@@ -1,0 +1,123 @@
+"""Where a run begins: at its newest whole checkpoint, at another run's weights, or at nothing."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch.distributed as dist
+
+from inpaint import checkpoints
+from inpaint.checkpoints import CheckpointInfo
+from inpaint.config import RunConfig
+from inpaint.errors import CheckpointError, ConfigError
+from inpaint.methods import Method
+from inpaint.training import Trainer
+from ray_jobs.session import Session
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Position:
+    """What a run carries beside the trainer's own state.
+
+    Attributes:
+        skipped: global batches passed over after rollbacks; the stream is that far ahead of the steps.
+        rollbacks: how often the run went back because of a loss that was not finite.
+    """
+
+    skipped: int = 0
+    rollbacks: int = 0
+
+    def to_dict(self) -> dict[str, int]:
+        return asdict(self)
+
+
+def resume(run: RunConfig, trainer: Trainer, session: Session) -> Position | None:
+    """Put the trainer where the run's newest usable checkpoint was; None when there is none.
+
+    A damaged checkpoint is passed over for the one before it, with a warning. Rank 0 chooses for all.
+
+    Raises:
+        CheckpointError: there are checkpoints, and none can be used.
+    """
+    found = list(reversed(checkpoints.list_checkpoints(run.url))) if session.rank == 0 else []
+    for info in found:
+        try:
+            state = checkpoints.load_state(info.url)
+        except CheckpointError as error:
+            log.warning("%s", error)
+            continue
+        _share(info.url, session)
+        return _enter(trainer, state, info.url)
+    if session.rank == 0:
+        _share(None, session)
+        if found:
+            raise CheckpointError(f"{run.url}: no checkpoint can be read; delete {run.url}/checkpoints to start anew")
+        return None
+    url = _share(None, session)
+    return _enter(trainer, checkpoints.load_state(url), url) if url else None
+
+
+def newest(run: RunConfig) -> CheckpointInfo | None:
+    """The newest whole checkpoint, of which a run may begin again."""
+    return checkpoints.latest(run.url)
+
+
+def warm_start(run: RunConfig, method: Method) -> dict[str, str]:
+    """Load the networks of each stage that has a `from` from that run's newest checkpoint.
+
+    Returns:
+        Network → URL of the checkpoint it came from.
+
+    Raises:
+        ConfigError: an earlier stage of this run trains the same network, so its work would begin from elsewhere.
+        CheckpointError: no checkpoint there, or a network that does not fit.
+    """
+    loaded: dict[str, str] = {}
+    trained: dict[str, str] = {}
+    for stage in method.stages():
+        setting = run.stages[stage.name]
+        if setting.start_from is not None:
+            for network in stage.trained():
+                if network in trained:
+                    raise ConfigError(
+                        f"stages.{stage.name}.from: {network} is trained by stage {trained[network]} before; "
+                        f"put `from` there, or set stages.{trained[network]}.steps to 0"
+                    )
+            loaded |= _load_networks(checkpoints.run_url(setting.start_from, root=run.root), method, stage.trained())
+        if stage.steps:
+            trained |= dict.fromkeys(stage.trained(), stage.name)
+    return loaded
+
+
+def _load_networks(place: str, method: Method, networks: tuple[str, ...]) -> dict[str, str]:
+    state = checkpoints.load_state(place)
+    source = checkpoints.layout.find(place).url
+    for network in networks:
+        if network not in state["networks"]:
+            known = ", ".join(sorted(state["networks"]))
+            raise CheckpointError(f"{source} has no network {network} (it has {known}); start from another run")
+        try:
+            method.networks()[network].load_state_dict(state["networks"][network])
+        except RuntimeError as error:
+            raise CheckpointError(f"{source}: {network} does not fit this run's settings ({error})") from error
+    return dict.fromkeys(networks, source)
+
+
+def _enter(trainer: Trainer, state: dict[str, Any], url: str) -> Position:
+    position = Position(**state.pop("position"))
+    trainer.load_state_dict(state)
+    log.info("going on from %s", url)
+    return position
+
+
+def _share(value: str | None, session: Session) -> str | None:
+    """Rank 0's value on every rank."""
+    if session.world_size == 1:
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, src=0, device=session.device)
+    return box[0]

@@ -1,0 +1,208 @@
+"""One worker of a run: build, resume, loop, log, score, save. The same under Ray Train, Ray Tune and plain Python."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from inpaint.data.stream import open_stream
+
+from inpaint.checkpoints import CheckpointWriter
+from inpaint.checkpoints.history import History
+from inpaint.checkpoints.records import record
+from inpaint.config import RunConfig
+from inpaint.evaluation import TrainingEvaluator
+from inpaint.imaging import Batch
+from inpaint.methods import build_method
+from inpaint.nn.features import load_features
+from inpaint.tracking import Tracker
+from inpaint.training import NotFiniteError, Trainer
+from inpaint.training.distributed import copy_from_first
+from inpaint.training.samples import sample_grid
+from ray_jobs.resuming import Position, resume, warm_start
+from ray_jobs.session import Session
+from ray_jobs.stopping import StopMark, Stops
+
+log = logging.getLogger(__name__)
+
+SHOWN = 4  # samples in a grid
+PREEMPTED_PATIENCE_SECONDS = 20.0  # a node that goes away leaves no time to wait for the store
+
+
+def train(
+    run: RunConfig,
+    session: Session,
+    *,
+    provenance: Mapping[str, Any] | None = None,
+    may_write: Callable[[], None] = lambda: None,
+) -> dict[str, Any]:
+    """Train a run from where it stands to its end, or until asked to stop.
+
+    Args:
+        run: checked settings, the same on every rank.
+        session: where this worker runs.
+        provenance: where this start comes from, for the run's folder.
+        may_write: called before a checkpoint is made valid; raises when this process has lost the run.
+
+    Returns:
+        "step", "reason" (finished, stopped or preempted), and the newest scores.
+
+    Raises:
+        InpaintError: training cannot go on; the newest checkpoint is whole.
+    """
+    with ExitStack() as stack:
+        return _Worker(run, session, stack, provenance or {}, may_write).work()
+
+
+class _Worker:
+    """The state of `train`: the trainer, and on rank 0 what is written and logged."""
+
+    def __init__(
+        self,
+        run: RunConfig,
+        session: Session,
+        stack: ExitStack,
+        provenance: Mapping[str, Any],
+        may_write: Callable[[], None],
+    ) -> None:
+        self.run, self.session = run, session
+        self.chief = session.rank == 0
+        torch.manual_seed(run.seed)
+        method = build_method(run, load_features(run))
+        self.trainer = Trainer(
+            method, run.training, seed=run.seed, device=session.device, rank=session.rank, world_size=session.world_size
+        )
+        self.method = method
+        self.evaluate = TrainingEvaluator(run, session.device)
+        position = resume(run, self.trainer, session)
+        sources = warm_start(run, method) if position is None else {}
+        self.position = position or Position()
+        self.scores: dict[str, float] = {}
+        if self.chief:
+            record(run, provenance={**provenance, "from_step": self.trainer.step, "warm_start": sources})
+            self.history = History.resume(run.url, self.trainer.step)
+            self.writer = CheckpointWriter(run, inference_networks=method.inference_networks(), may_write=may_write)
+            self.tracker = Tracker(run, attempt=provenance.get("attempt", 0))
+            stack.callback(self.tracker.close)
+        mark = StopMark(run.url) if self.chief else None
+        if mark:
+            stack.callback(mark.close)
+        self.stops = Stops(session, mark)
+
+    def work(self) -> dict[str, Any]:
+        """Walk the steps, going back where the policy allows it."""
+        while True:
+            stream = open_stream(
+                self.run,
+                rank=self.session.rank,
+                world_size=self.session.world_size,
+                start=self.trainer.step + self.position.skipped,
+                device=self.session.device,
+            )
+            try:
+                reason = self._walk(stream)
+                break
+            except NotFiniteError as error:
+                self._go_back(error)
+            finally:
+                stream.close()
+        if self.chief:
+            self.writer.close(patience_seconds=PREEMPTED_PATIENCE_SECONDS if reason == "preempted" else None)
+        return {"step": self.trainer.step, "reason": reason, **self.scores}
+
+    def _walk(self, stream: Any) -> str:
+        """Train until the end or a reason to stop; why it ended."""
+        run, total = self.run, self.trainer.total_steps
+        clock = _Clock(run.training.global_batch, self.trainer.step)
+        for step in self.trainer.steps(self._remembering(stream)):
+            done = step.number
+            clock.waited += step.waited_seconds
+            scored = done % run.evaluation.every == 0 or done == total
+            row = step.scalars() if done % run.training.log_every == 0 or done == total else {}
+            if scored:
+                self.scores = self._score()
+                row |= self.scores
+            if row and self.chief:
+                self._log(done, row, clock.lap(done))
+            reason = self.stops.after(done)
+            if self.chief and done % run.tracking.images_every == 0:
+                self._show(done)
+            if done % run.checkpoints.every == 0 or done == total or reason:
+                self._save(done, row if scored else {})
+            if reason and done < total:
+                return reason
+        return "finished"
+
+    def _remembering(self, stream: Iterable[Batch]) -> Iterator[Batch]:
+        for batch in stream:
+            self.batch = batch
+            yield batch
+
+    def _score(self) -> dict[str, float]:
+        """Scores on the held-out pairs, with the averaged weights where the run keeps them, and rank 0's buffers."""
+        copy_from_first(self.method.buffers(), self.session.world_size)
+        with self.trainer.averaged():
+            return self.evaluate(self.method, self.session.rank, self.session.world_size)
+
+    def _log(self, step: int, row: dict[str, float], speed: dict[str, float]) -> None:
+        self.history.add(step, row)
+        written = self.writer.written_at
+        speed |= {"checkpoint_age_seconds": time.monotonic() - written} if written else {}
+        self.tracker.log(step, {**row, **speed})
+        self.session.report({"step": step, "total_steps": self.trainer.total_steps, **row, **speed})
+
+    def _save(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Hand the state to the writer, after a look that it is worth keeping."""
+        if not self.chief:
+            self.trainer.check_finite()
+        else:
+            state = {**self.trainer.state_dict(), "position": self.position.to_dict()}
+            self.writer.save(step, state, metrics, history=self.history.to_bytes())
+
+    def _show(self, step: int) -> None:
+        """Send a grid of samples of the newest batch to the tracker."""
+        with self.trainer.averaged():
+            self.tracker.images(step, {"samples": sample_grid(self.method, self.batch, limit=SHOWN)})
+
+    def _go_back(self, error: NotFiniteError) -> None:
+        """Return to the newest checkpoint and pass over the batches since, or give up by policy."""
+        training, position = self.run.training, self.position
+        if training.not_finite == "stop" or position.rollbacks >= training.max_rollbacks:
+            raise error
+        if self.chief:
+            self.writer.close()
+        restored = resume(self.run, self.trainer, self.session)
+        if restored is None:
+            raise error
+        self.position = Position(
+            skipped=restored.skipped + error.step - self.trainer.step, rollbacks=position.rollbacks + 1
+        )
+        self.stops.begin_again()
+        if self.chief:
+            self.history.cut(self.trainer.step)
+        log.warning(
+            "%s; back at step %d, passing over %d batches (%d of %d times)",
+            error, self.trainer.step, self.position.skipped, self.position.rollbacks, training.max_rollbacks,
+        )  # fmt: skip
+
+
+class _Clock:
+    """Speed since the last row: images per second, and the share of the time spent waiting for data."""
+
+    def __init__(self, global_batch: int, step: int) -> None:
+        self.waited = 0.0
+        self._batch, self._step, self._began = global_batch, step, time.monotonic()
+
+    def lap(self, step: int) -> dict[str, float]:
+        now = time.monotonic()
+        seconds = max(now - self._began, 1e-9)
+        speed = {
+            "images_per_second": (step - self._step) * self._batch / seconds,
+            "data_wait_share": min(1.0, self.waited / seconds),
+        }
+        self._step, self._began, self.waited = step, now, 0.0
+        return speed
