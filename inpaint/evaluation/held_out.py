@@ -1,0 +1,117 @@
+"""Scoring while training: the same held-out photographs under the same holes at every checkpoint, shared by the ranks."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from inpaint.config.run import CentreHole, MaskSetHoles, RunConfig
+from inpaint.evaluation.evaluate import score_parts
+from inpaint.evaluation.holes import HoleSource
+from inpaint.evaluation.perceptual import Perceptual
+from inpaint.evaluation.pictures import open_pictures
+from inpaint.evaluation.plan import Plan, make_plan, truth_of
+from inpaint.evaluation.protocols import Protocol, find_protocols
+from inpaint.evaluation.results import ALL, tabulate
+from inpaint.evaluation.scoring import Part, anonymous
+from inpaint.methods.base import Method
+
+_PIXELS_ONLY = Perceptual({}, {})  # a run's metrics must not depend on which weights a machine happens to have
+
+
+class TrainingEvaluator:
+    """Scores a run's method on its held-out pairs.
+
+    The pairs depend on the run's `evaluation` settings alone, so checkpoints of a run, and runs that share settings
+    and data, are scored on the same ones. Photographs are decoded once and kept, cropped to the run's size.
+
+    Args:
+        run: names the held-out set, the size, the kind of holes and the protocol.
+        device: where filling and scoring run.
+
+    Raises:
+        DataError: there is no held-out set, or no masks.
+        EvaluationError: no such protocol, or no mask for one of its bins.
+    """
+
+    def __init__(self, run: RunConfig, device: torch.device | str) -> None:
+        self.device = device
+        self.plan = _plan(run)
+        self._photos: dict[str, np.ndarray] = {}
+
+    def __call__(self, method: Method, rank: int, world_size: int) -> dict[str, float]:
+        """Mean scores over all ranks' parts, the same on every rank: `psnr`, and per bin `psnr@30-40`.
+
+        Pixel scores of the composite only, and no infinite means. The method is scored in evaluation mode and given
+        back in the mode it came in.
+        """
+        groups = self.plan.parts()[rank::world_size]
+        was_training = method.training
+        method.eval()
+        try:
+            parts = list(self._score(method, groups))
+        finally:
+            method.train(was_training)
+        return _means(self.plan, _of_all_ranks(parts, world_size))
+
+    def _score(self, method: Method, groups: list[tuple[str, ...]]) -> list[Part]:
+        plan = replace(self.plan, pictures=replace(self.plan.pictures, read=self._read))
+        fill = anonymous(method.inpaint)
+        return list(score_parts(plan, groups, {"": fill}, device=self.device, perceptual=_PIXELS_ONLY))
+
+    def _read(self, name: str) -> np.ndarray:
+        if name not in self._photos:
+            share = next(iter(self.plan.shares.values()))
+            self._photos[name] = truth_of(share, self.plan.pictures.read(name))
+        return self._photos[name]
+
+
+def _plan(run: RunConfig) -> Plan:
+    (protocol,) = find_protocols([run.evaluation.protocol])
+    return make_plan(
+        [_under_holes_of(run, protocol)],
+        open_pictures(run.held_out_url),
+        _source(run),
+        size=run.data.image_size,
+        dataset=run.data.dataset,
+        limit=run.evaluation.images,
+        seed=run.evaluation.seed,
+        batch=run.evaluation.batch,
+        present={},
+        absent={},
+    )
+
+
+def _under_holes_of(run: RunConfig, protocol: Protocol) -> Protocol:
+    """The protocol, with the centred square for a run that trains on nothing else."""
+    if not isinstance(run.holes, CentreHole):
+        return protocol
+    return replace(protocol, mask_loading="centre", pairing="one_mask", bins=(), unions=())
+
+
+def _source(run: RunConfig) -> HoleSource:
+    if isinstance(run.holes, MaskSetHoles):
+        return HoleSource(run.holes.url, run.holes.hole, seed=run.evaluation.seed)
+    return HoleSource(seed=run.evaluation.seed)
+
+
+def _of_all_ranks(parts: list[Part], world_size: int) -> list[Part]:
+    if world_size == 1:
+        return parts
+    gathered: list[list[Part]] = [[] for _ in range(world_size)]
+    torch.distributed.all_gather_object(gathered, parts)
+    return [part for found in gathered for part in found]
+
+
+def _means(plan: Plan, parts: list[Part]) -> dict[str, float]:
+    scores = [score for part in parts for score in part.scores]
+    ((table,),) = [list(found.values()) for found in tabulate(scores, seed=plan.seed).values()]
+    return {
+        column if row == ALL else f"{column}@{row}": cell.mean
+        for row, columns in table.items()
+        for column, cell in columns.items()
+        if "@" not in column and math.isfinite(cell.mean)
+    }

@@ -1,0 +1,98 @@
+"""The holes that images are scored under: files as a protocol loads them, strokes drawn from a seed, or the centre."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from inpaint import storage
+from inpaint.config.run import FreeFormHoles
+from inpaint.evaluation.protocols import Bin
+from inpaint.masks import MaskSet, centre_square, load_mask_set, make_holes
+
+DRAWN_PER_BIN = 100
+DRAWN_BINS = (Bin(0.01, 0.1), Bin(0.1, 0.2), Bin(0.2, 0.3), Bin(0.3, 0.4), Bin(0.4, 0.5), Bin(0.5, 0.6))
+
+
+@dataclass(frozen=True)
+class HoleSet:
+    """Masks by name, as one protocol loads them.
+
+    Attributes:
+        name: the folder or the recipe.
+        kind: what sort of holes, for tables.
+        names: of the masks, sorted.
+        ratios: exact share of hole pixels of each, [N].
+        sha256: digest of names and pixels.
+        read: a mask by name, uint8 [H, W], 1 = hole.
+    """
+
+    name: str
+    kind: str
+    names: tuple[str, ...]
+    ratios: np.ndarray
+    sha256: str
+    read: Callable[[str], np.ndarray]
+
+
+@dataclass(frozen=True)
+class HoleSource:
+    """Where the holes of an evaluation come from; opened once per size and loading rule.
+
+    Attributes:
+        url: folder, archive or shard set of mask files; None draws strokes.
+        hole: the value that means hole in the files.
+        seed: of the strokes.
+    """
+
+    url: str | None = None
+    hole: Literal["white", "black"] | None = None
+    seed: int = 0
+
+    def open(self, *, loading: str, size: int) -> HoleSet:
+        """The masks at `size` as `loading` reads them (see `Protocol.mask_loading`).
+
+        Raises:
+            DataError: as `masks.load_mask_set`.
+        """
+        if loading == "centre":
+            return _centre(size)
+        if self.url is None:
+            return _drawn(size, self.seed)
+        masks = load_mask_set(self.url, hole=self.hole, threshold=loading, size=size)
+        return _hole_set(self.url, f"files of {storage.name_of(self.url)}", masks)
+
+
+def hole_set(name: str, kind: str, masks: Mapping[str, np.ndarray]) -> HoleSet:
+    """Masks in memory, uint8 [H, W] by name, as a set; their sizes may differ."""
+    names = tuple(sorted(masks))
+    digest = hashlib.sha256()
+    for key in names:
+        digest.update(f"{key} {masks[key].shape}\n".encode() + np.packbits(masks[key]).tobytes())
+    ratios = np.array([float(masks[key].mean()) for key in names])
+    return HoleSet(name, kind, names, ratios, digest.hexdigest(), masks.__getitem__)
+
+
+def _hole_set(name: str, kind: str, masks: MaskSet) -> HoleSet:
+    places = {key: place for place, key in enumerate(masks.names)}
+    return HoleSet(name, kind, masks.names, masks.ratios, masks.sha256, lambda key: masks[places[key]])
+
+
+@functools.lru_cache(maxsize=8)
+def _drawn(size: int, seed: int) -> HoleSet:
+    """Free-form strokes, as many in every bin; they need no resizing, so every loading rule sees the same pixels."""
+    named = {}
+    for wanted in DRAWN_BINS:
+        draw = make_holes(FreeFormHoles(ratio=(wanted.low, wanted.high)), size)
+        for i in range(DRAWN_PER_BIN):
+            named[f"strokes-{wanted.name}-{i:03d}"] = draw(np.random.default_rng([seed, round(wanted.low * 100), i]))
+    return hole_set(f"strokes of seed {seed}", "drawn strokes", named)
+
+
+def _centre(size: int) -> HoleSet:
+    return hole_set("centred square", "centred square", {"centre": centre_square(size, hole=size // 2)})

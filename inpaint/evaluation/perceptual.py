@@ -1,0 +1,118 @@
+"""LPIPS v0.1 by the `lpips` package, with backbones that are named, found and hashed, never filled in silently."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from inpaint import weights
+from inpaint.errors import EvaluationError, WeightsError
+
+BACKBONES = {"alex": "alexnet", "vgg": "vgg16", "squeeze": "squeezenet1_1"}
+
+
+@dataclass(frozen=True)
+class Lpips:
+    """One perceptual distance.
+
+    Attributes:
+        network: `alex`, `vgg` or `squeeze`.
+        model: the package's network, frozen, on the device.
+        sha256: of the backbone's file; `random` when it was asked for.
+    """
+
+    network: str
+    model: nn.Module
+    sha256: str
+
+    @torch.inference_mode()
+    def __call__(self, predicted: Tensor, truth: Tensor) -> Tensor:
+        """Distance of images in [0, 1], [B, 3, H, W] each, at their own size; [B] float64."""
+        return self.model(predicted * 2 - 1, truth * 2 - 1).flatten().double()
+
+
+@dataclass(frozen=True)
+class Perceptual:
+    """The distances at hand by column metric (`lpips_alex`), and why the others are not."""
+
+    present: Mapping[str, Lpips]
+    absent: Mapping[str, str]
+
+
+def load_perceptual(
+    sources: Mapping[str, str], *, device: torch.device | str, sha256: Mapping[str, str] | None = None
+) -> Perceptual:
+    """LPIPS for each network that a source is given for; without one, only a file that torchvision already left here.
+
+    Args:
+        sources: network (`alex`, `vgg`, `squeeze`) to `torchvision` (downloads), a path, an `s3://` URL, or `random`.
+        device: where it runs.
+        sha256: digest a network's file must have.
+
+    Raises:
+        WeightsError: a source that was given and cannot be used.
+        EvaluationError: a network that LPIPS has not.
+    """
+    for network in sources:
+        if network not in BACKBONES:
+            raise EvaluationError(f"lpips {network}: no such network; known: {', '.join(BACKBONES)}")
+    present, absent = {}, {}
+    for network, backbone in BACKBONES.items():
+        source = sources.get(network) or (_already_here(backbone) if network != "squeeze" else None)
+        if source is None:
+            absent[f"lpips_{network}"] = (
+                f"no {backbone} weights on this machine; --lpips {network}=torchvision downloads them, "
+                f"--lpips {network}=PATH or s3://... reads them"
+            )
+            continue
+        present[f"lpips_{network}"] = _load(network, source, (sha256 or {}).get(network), device)
+    return Perceptual(present, absent)
+
+
+def _already_here(backbone: str) -> str | None:
+    """The file that an earlier torchvision download left, if it did."""
+    from torchvision.models import get_model_weights
+
+    url = get_model_weights(backbone).DEFAULT.url
+    path = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
+    return str(path) if path.is_file() else None
+
+
+def _load(network: str, source: str, sha256: str | None, device: torch.device | str) -> Lpips:
+    import lpips
+
+    backbone = BACKBONES[network]
+    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+        warnings.simplefilter("ignore")  # the package still asks torchvision for `pretrained=`
+        torch.manual_seed(0)
+        model = lpips.LPIPS(net=network, pnet_rand=True, verbose=False)
+    state = weights.load(backbone, source, sha256=sha256)
+    if state is None:
+        return Lpips(network, _frozen(model, device), weights.RANDOM)
+    _fill_backbone(model, state, f"{backbone} weights: {source}")
+    path = weights.resolve(backbone, source, sha256=sha256)
+    return Lpips(network, _frozen(model, device), weights.file_sha256(path))
+
+
+def _fill_backbone(model: nn.Module, state: Mapping[str, Tensor], place: str) -> None:
+    """torchvision's `features.3.weight` into the package's `slice2.3.weight`.
+
+    Raises:
+        WeightsError: a tensor is missing or of another shape.
+    """
+    with torch.no_grad():
+        for name, parameter in model.net.named_parameters():
+            key = "features." + name.split(".", 1)[1]
+            if key not in state or state[key].shape != parameter.shape:
+                shape = tuple(parameter.shape)
+                raise WeightsError(f"{place}: no {key} of shape {shape}; give torchvision's state dict")
+            parameter.copy_(state[key])
+
+
+def _frozen(model: nn.Module, device: torch.device | str) -> nn.Module:
+    return model.eval().requires_grad_(False).to(device)

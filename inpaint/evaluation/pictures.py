@@ -1,0 +1,132 @@
+"""Truth images for scoring: a folder, an archive, a shard set, or arrays; cropped to the centred square and resized."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from inpaint import archives, storage
+from inpaint.errors import DataError, EvaluationError
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
+_FILTERS = {"lanczos": Image.Resampling.LANCZOS, "bilinear": Image.Resampling.BILINEAR}
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Photographs by name.
+
+    Attributes:
+        name: where they are from, for tables and messages.
+        ids: names without suffix, sorted, unique.
+        read: one of them, uint8 [H, W, 3].
+        fingerprint: changes when the files change; for resuming, not for comparing.
+    """
+
+    name: str
+    ids: tuple[str, ...]
+    read: Callable[[str], np.ndarray]
+    fingerprint: str
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+def pictures_of(arrays: Mapping[str, np.ndarray], *, name: str) -> Pictures:
+    """Photographs held in memory, uint8 [H, W, 3] by name."""
+    ids = tuple(sorted(arrays))
+    digest = hashlib.sha256()
+    for key in ids:
+        digest.update(key.encode() + np.ascontiguousarray(arrays[key]).tobytes())
+    return Pictures(name, ids, arrays.__getitem__, digest.hexdigest())
+
+
+def open_pictures(url: str) -> Pictures:
+    """The photographs of a shard set, a folder, a tar or a zip.
+
+    Raises:
+        EvaluationError: nothing there, no images, or two of the same name.
+    """
+    if storage.exists(storage.join(url, "index.json")):
+        return _from_shards(url)
+    return _from_files(url)
+
+
+def decode(data: bytes, *, name: str) -> np.ndarray:
+    """An image file as uint8 RGB [H, W, 3], turned as its EXIF says.
+
+    Raises:
+        EvaluationError: not an image.
+    """
+    try:
+        with Image.open(io.BytesIO(data)) as file:
+            return np.asarray(ImageOps.exif_transpose(file).convert("RGB"))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise EvaluationError(f"{name}: not a readable image ({error}); remove it or write it anew") from error
+
+
+def square(image: np.ndarray, *, size: int, resize: str) -> np.ndarray:
+    """The centred square of a photograph at `size` pixels, uint8 [size, size, 3]; untouched when it is that already.
+
+    Args:
+        image: uint8 [H, W, 3].
+        size: pixels of both sides.
+        resize: `lanczos` or `bilinear`, both antialiased when they shrink.
+    """
+    height, width = image.shape[:2]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    image = image[top : top + side, left : left + side]
+    if side == size:
+        return image
+    return np.asarray(Image.fromarray(image).resize((size, size), _FILTERS[resize]))
+
+
+def choose(ids: Sequence[str], count: int, *, seed: int) -> tuple[str, ...]:
+    """`count` of the names, drawn by seed and sorted; a smaller draw is part of every larger one."""
+    ranked = sorted(ids, key=lambda key: hashlib.sha256(f"{seed}/{key}".encode()).digest())
+    return tuple(sorted(ranked[:count]))
+
+
+def _from_files(url: str) -> Pictures:
+    try:
+        with archives.open_source(url) as entries:
+            found = [entry for entry in entries if _is_picture(entry.name)]
+    except DataError as error:
+        raise EvaluationError(str(error)) from error
+    if not found:
+        raise EvaluationError(f"{url}: no images here; expected {', '.join(SUFFIXES[:3])} files or a shard set")
+    by_id = {entry.name.rpartition(".")[0]: entry for entry in found}
+    if len(by_id) < len(found):
+        raise EvaluationError(f"{url}: {len(found)} images share {len(by_id)} names; keep one file per name")
+    digest = hashlib.sha256("\n".join(f"{e.name} {e.size} {e.tag}" for e in found).encode()).hexdigest()
+
+    def read(key: str) -> np.ndarray:
+        return decode(archives.read(by_id[key]), name=f"{url}: {by_id[key].name}")
+
+    return Pictures(url, tuple(sorted(by_id)), read, digest)
+
+
+def _from_shards(url: str) -> Pictures:
+    from inpaint.data.index import load_index
+
+    index = load_index(url)
+    samples = {index.key(sample): sample for sample in range(len(index))}
+
+    def read(key: str) -> np.ndarray:
+        sample = samples[key]
+        shard = index.shard_url(int(index.shard[sample]))
+        data = storage.read_range(shard, int(index.offset[sample]), int(index.length[sample]))
+        return decode(data, name=f"{url}: {key}")
+
+    return Pictures(url, tuple(sorted(samples)), read, index.digest)
+
+
+def _is_picture(name: str) -> bool:
+    last = name.rsplit("/", 1)[-1].lower()
+    return last.endswith(SUFFIXES) and not last.startswith(".") and "__MACOSX/" not in name

@@ -1,0 +1,240 @@
+"""One pass: every image is filled once per distinct hole, and each fill is scored by all protocols that want it."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from inpaint.errors import EvaluationError
+from inpaint.evaluation.metrics import METRICS, Comparison, Levels, to_levels
+from inpaint.evaluation.pairs import Pair
+from inpaint.evaluation.plan import Plan, ProtocolPlan, truth_of
+from inpaint.evaluation.protocols import Column
+from inpaint.imaging import composite, to_float
+
+Filler = Callable[[Tensor, Tensor], Tensor]
+NamedFiller = Callable[[Tensor, Tensor, Sequence[str]], Tensor]
+Variant = tuple[str, str, Levels]  # metric, image, levels
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """One number: what filled, by which protocol and column, for which pair."""
+
+    subject: str
+    protocol: str
+    bin: str
+    image: str
+    mask: str
+    ratio: float
+    column: str
+    value: float
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one group of images gave.
+
+    Attributes:
+        scores: every number.
+        truths: protocol → image → digest of the pixels it was scored against.
+    """
+
+    scores: list[Score]
+    truths: dict[str, dict[str, str]]
+
+
+@dataclass
+class Scene:
+    """A truth under a hole, and everybody who asked for its scores.
+
+    Attributes:
+        truth: uint8 [H, W, 3].
+        mask: uint8 [H, W], 1 = hole.
+        image: the photograph's name.
+        digest: of the truth's pixels.
+        asked: shares and pairs that this scene answers.
+    """
+
+    truth: np.ndarray
+    mask: np.ndarray
+    image: str
+    digest: str
+    asked: list[tuple[ProtocolPlan, Pair]] = field(default_factory=list)
+
+    @property
+    def variants(self) -> tuple[Variant, ...]:
+        """The numbers wanted of it, sorted, each once."""
+        return tuple(sorted({variant_of(column) for share, _ in self.asked for column in share.columns}))
+
+
+class Clock:
+    """Seconds of CPU or device time by what they went to."""
+
+    def __init__(self, device: torch.device | str = "cpu") -> None:
+        self.seconds: dict[str, float] = defaultdict(float)
+        self._cuda = torch.device(device).type == "cuda"
+
+    @contextmanager
+    def __call__(self, what: str) -> Iterator[None]:
+        start = self._now()
+        yield
+        self.seconds[what] += self._now() - start
+
+    def _now(self) -> float:
+        if self._cuda:
+            torch.cuda.synchronize()
+            return time.perf_counter()
+        return time.thread_time()
+
+
+class _NoClock(Clock):
+    """Reads no time and never waits for the device."""
+
+    @contextmanager
+    def __call__(self, what: str) -> Iterator[None]:
+        yield
+
+
+def anonymous(fill: Filler) -> NamedFiller:
+    """A filler that needs no names, as one that is given them."""
+    return lambda image, mask, names: fill(image, mask)
+
+
+def variant_of(column: Column) -> Variant:
+    """What has to be computed for a column."""
+    return column.metric, column.image, column.levels
+
+
+@torch.inference_mode()
+def score_images(
+    plan: Plan,
+    photos: Mapping[str, np.ndarray],
+    fillers: Mapping[str, NamedFiller],
+    *,
+    device: torch.device | str = "cpu",
+    perceptual: Mapping[str, Callable[[Tensor, Tensor], Tensor]] | None = None,
+    clock: Clock | None = None,
+) -> Part:
+    """Every score that the plan wants of these photographs.
+
+    Args:
+        plan: what is scored.
+        photos: decoded, uint8 [H, W, 3] by name.
+        fillers: what fills, by the name it has in tables. Each is given the image with its hole emptied.
+        device: where filling and scoring run.
+        perceptual: further metrics, (predicted, truth) to [B].
+        clock: takes the time of `model` and `metrics`, waiting for the device.
+
+    Raises:
+        EvaluationError: a filler returned another size, or numbers that are not finite.
+    """
+    clock = clock or _NoClock()
+    scores: list[Score] = []
+    truths: dict[str, dict[str, str]] = defaultdict(dict)
+    everything = _scenes(plan, photos)
+    for scene in everything:
+        for share, pair in scene.asked:
+            truths[share.protocol.name][pair.image] = scene.digest
+    for scenes in _batches(everything, plan.batch):
+        truth = to_float(torch.from_numpy(np.stack([scene.truth for scene in scenes])).to(device).permute(0, 3, 1, 2))
+        mask = torch.from_numpy(np.stack([scene.mask for scene in scenes])).to(device).unsqueeze(1).float()
+        for subject, fill in fillers.items():
+            with clock("model"):
+                predicted = _filled(fill, subject, truth, mask, scenes)
+            with clock("metrics"):
+                numbers = _measure(scenes[0].variants, predicted, truth, mask, perceptual or {})
+            scores += _answers(subject, scenes, numbers)
+    return Part(scores, dict(truths))
+
+
+def _scenes(plan: Plan, photos: Mapping[str, np.ndarray]) -> list[Scene]:
+    """One scene for every distinct (photograph at its size, hole) among the pairs, however many protocols share it."""
+    truths: dict[tuple[str, int | None, str], tuple[np.ndarray, str]] = {}
+    scenes: dict[tuple[str, str, bytes], Scene] = {}
+    for share, pair in plan.pairs_of(tuple(photos)):
+        how = (pair.image, share.size, share.protocol.image_resize)
+        if how not in truths:
+            truth = np.ascontiguousarray(truth_of(share, photos[pair.image]))
+            truths[how] = truth, hashlib.sha256(truth).hexdigest()
+        truth, digest = truths[how]
+        mask = np.ascontiguousarray(share.holes.read(pair.mask))
+        if mask.shape != truth.shape[:2]:
+            raise EvaluationError(f"{pair.mask}: the mask is {_size(mask)} and the image {pair.image} {_size(truth)}")
+        key = (pair.image, digest, hashlib.sha256(mask).digest())
+        scene = scenes.setdefault(key, Scene(truth, mask, pair.image, digest))
+        scene.asked.append((share, pair))
+    return list(scenes.values())
+
+
+def _batches(scenes: list[Scene], batch: int) -> Iterator[list[Scene]]:
+    """Scenes of one size that want the same numbers, in the order in which they came, `batch` at a time."""
+    groups: dict[object, list[Scene]] = defaultdict(list)
+    for scene in scenes:
+        groups[scene.truth.shape, scene.variants].append(scene)
+    for group in groups.values():
+        for i in range(0, len(group), batch):
+            yield group[i : i + batch]
+
+
+def _filled(fill: NamedFiller, subject: str, truth: Tensor, mask: Tensor, scenes: list[Scene]) -> Tensor:
+    predicted = fill(truth * (1 - mask), mask, [scene.image for scene in scenes]).float()
+    if predicted.shape != truth.shape:
+        raise EvaluationError(f"{subject}: filled {tuple(truth.shape)} images as {tuple(predicted.shape)}")
+    finite = torch.isfinite(predicted).flatten(1).all(dim=1)
+    if not finite.all():
+        names = [scene.image for scene, fine in zip(scenes, finite.tolist(), strict=True) if not fine]
+        raise EvaluationError(f"{subject}: the fill of {names[0]} has values that are not finite; nothing was written")
+    return predicted.clamp(0, 1)
+
+
+def _measure(
+    variants: Sequence[Variant],
+    predicted: Tensor,
+    truth: Tensor,
+    mask: Tensor,
+    perceptual: Mapping[str, Callable[[Tensor, Tensor], Tensor]],
+) -> dict[Variant, list[float]]:
+    """Each variant's numbers as printed, one per image; pixels that come out the same are compared once."""
+    images = {"composite": composite(truth, predicted, mask), "raw": predicted}
+    seen: list[Comparison] = []
+    numbers: dict[Variant, list[float]] = {}
+    for metric, image, levels in variants:
+        comparison = _same(seen, Comparison(to_levels(images[image], levels), truth, mask))
+        if metric in METRICS:
+            values = METRICS[metric].compute(comparison) * METRICS[metric].factor
+        else:
+            values = perceptual[metric](comparison.predicted, truth)
+        numbers[metric, image, levels] = values.tolist()
+    return numbers
+
+
+def _same(seen: list[Comparison], new: Comparison) -> Comparison:
+    for known in seen:
+        if torch.equal(known.predicted, new.predicted):
+            return known
+    seen.append(new)
+    return new
+
+
+def _answers(subject: str, scenes: list[Scene], numbers: Mapping[Variant, list[float]]) -> Iterator[Score]:
+    for place, scene in enumerate(scenes):
+        ratio = float(scene.mask.mean())
+        for share, pair in scene.asked:
+            for column in share.columns:
+                value = numbers[variant_of(column)][place]
+                yield Score(
+                    subject, share.protocol.name, pair.bin, pair.image, pair.mask, ratio, column.name, value
+                )
+
+
+def _size(pixels: np.ndarray) -> str:
+    return f"{pixels.shape[1]}×{pixels.shape[0]}"

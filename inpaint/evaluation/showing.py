@@ -1,0 +1,141 @@
+"""Results as tables on a terminal."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from rich.console import Group
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from inpaint.evaluation.metrics import METRICS
+from inpaint.evaluation.protocols import PROTOCOLS, Protocol
+from inpaint.evaluation.results import ALL, Result, Table
+from inpaint.evaluation.statistics import Estimate
+
+LPIPS_LABELS = {"lpips_alex": "LPIPS alex", "lpips_vgg": "LPIPS vgg", "lpips_squeeze": "LPIPS squeeze"}
+
+
+def result_tables(result: Result) -> Group:
+    """Every protocol of a result: one row per bin and subject, mean with its 95 % interval."""
+    shown = []
+    for name in result.stamp.protocols:
+        shown.append(_protocol_table(result, PROTOCOLS[name]))
+        shown += [Text(f"  {note}", style="yellow") for note in notes_of(result, name)]
+    for title, tables in result.differences.items():
+        for name, table in tables.items():
+            shown.append(_grid(f"{title}, paired ({name})", PROTOCOLS[name], {"": table}))
+    return Group(*shown)
+
+
+def bins_table(result: Result, *, columns: Sequence[str], protocol: str = "inp-v1", title: str = "") -> RichTable:
+    """One table of several fillers: a row per bin, a column per filler and score; the best mean of a row in bold.
+
+    Args:
+        result: of `evaluate_fillers`.
+        columns: of the protocol (`psnr`, `ssim`); those a result has not are left out.
+        protocol: which tables of the result.
+        title: above the table.
+    """
+    rules = PROTOCOLS[protocol]
+    tables = {subject: found[protocol] for subject, found in result.tables.items()}
+    first = next(iter(tables.values()))
+    columns = [column for column in columns if column in first[ALL]]
+    shown = RichTable(title=title or f"{protocol}, mean over images", title_justify="left")
+    shown.add_column("hole %")
+    shown.add_column("n", justify="right")
+    for column in columns:
+        for subject in tables:
+            shown.add_column(f"{label_of(rules, column)}\n{subject}", justify="right")
+    for row in first:
+        cells = [row, str(first[row][columns[0]].n)]
+        for column in columns:
+            means = {subject: table[row][column] for subject, table in tables.items()}
+            best = _best(rules, column, means)
+            cells += [_bold(mean_text(rules, column, cell), subject in best) for subject, cell in means.items()]
+        shown.add_row(*cells, end_section=row == list(first)[-2])
+    return shown
+
+
+def notes_of(result: Result, protocol: str) -> list[str]:
+    """What a reader has to know before quoting a number: marks, and columns that are not there."""
+    absent = result.absent.get(protocol, {})
+    return [*result.marks.get(protocol, ()), *(f"{column}: absent, {why}" for column, why in absent.items())]
+
+
+def label_of(protocol: Protocol, column: str) -> str:
+    """A column's heading."""
+    found = next((c for c in protocol.columns if c.name == column), None)
+    if found is None:
+        return column
+    label = METRICS[found.metric].label if found.metric in METRICS else LPIPS_LABELS[found.metric]
+    return f"{label} raw" if found.image == "raw" else label
+
+
+def digits_of(protocol: Protocol, column: str) -> int:
+    """Places after the point."""
+    found = next((c for c in protocol.columns if c.name == column), None)
+    return METRICS[found.metric].digits if found and found.metric in METRICS else 4
+
+
+def better_of(protocol: Protocol, column: str) -> str:
+    """`higher` or `lower`."""
+    found = next((c for c in protocol.columns if c.name == column), None)
+    return METRICS[found.metric].better if found and found.metric in METRICS else "lower"
+
+
+def mean_text(protocol: Protocol, column: str, cell: Estimate) -> str:
+    """The mean as printed; perfect images are counted beside it."""
+    text = "inf" if math.isinf(cell.mean) else f"{cell.mean:.{digits_of(protocol, column)}f}"
+    return f"{text} ({cell.perfect} perfect)" if cell.perfect else text
+
+
+def interval_text(protocol: Protocol, column: str, cell: Estimate) -> str:
+    """The 95 % interval as printed; empty where the mean is infinite."""
+    if math.isinf(cell.mean):
+        return ""
+    digits = digits_of(protocol, column)
+    return f"[{cell.low:.{digits}f}, {cell.high:.{digits}f}]"
+
+
+def _protocol_table(result: Result, protocol: Protocol) -> RichTable:
+    kind = result.stamp.protocols[protocol.name]["mask_kind"]
+    tables = {subject: found[protocol.name] for subject, found in result.tables.items() if protocol.name in found}
+    return _grid(f"{protocol.name} ({kind})", protocol, tables)
+
+
+def _grid(title: str, protocol: Protocol, tables: Mapping[str, Table]) -> RichTable:
+    shown = RichTable(title=title, title_justify="left")
+    for heading in ("hole %", "n"):
+        shown.add_column(heading)
+    several = len(tables) > 1
+    if several:
+        shown.add_column("filled by")
+    first = next(iter(tables.values()))
+    columns = list(first[ALL])
+    for column in columns:
+        shown.add_column(label_of(protocol, column), justify="right")
+    for row in first:
+        for subject, table in tables.items():
+            cells = table[row]
+            n = next(iter(cells.values())).n
+            texts = [_cell(protocol, column, cells.get(column)) for column in columns]
+            shown.add_row(row, str(n), *([subject] if several else []), *texts)
+    return shown
+
+
+def _cell(protocol: Protocol, column: str, cell: Estimate | None) -> str:
+    if cell is None:
+        return "-"
+    return f"{mean_text(protocol, column, cell)}\n{interval_text(protocol, column, cell)}"
+
+
+def _best(protocol: Protocol, column: str, means: Mapping[str, Estimate]) -> set[str]:
+    pick = max if better_of(protocol, column) == "higher" else min
+    best = pick(cell.mean for cell in means.values())
+    return {subject for subject, cell in means.items() if cell.mean == best}
+
+
+def _bold(text: str, best: bool) -> str:
+    return f"[bold]{text}[/bold]" if best else text
