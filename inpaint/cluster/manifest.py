@@ -25,7 +25,7 @@ from inpaint.errors import ClusterError, ConfigError
 
 Object = dict[str, Any]
 RUN_LABEL, KIND_LABEL = "inpaint/run", "inpaint/kind"
-DIGEST, URL, QUEUE_SECONDS = "inpaint/digest", "inpaint/url", "inpaint/queue-seconds"
+DIGEST, URL, QUEUE_SECONDS, STOP_ASKED = "inpaint/digest", "inpaint/url", "inpaint/queue-seconds", "inpaint/stop-asked"
 CONFIG_MAP_LIMIT = 1_000_000  # bytes; the API server refuses more
 
 

@@ -22,7 +22,7 @@ def head_template(runtime: Runtime, *, file_map: str, labels: dict[str, str]) ->
     env = _ray_env(runtime) | _store_env(runtime) | {
         "RAY_DASHBOARD_MAX_EVENTS_TO_CACHE": str(head.dashboard_events),
         "RAY_JOB_STOP_SIGNAL": "SIGINT",  # Ray's own SIGTERM handling would abort the driver
-        "RAY_JOB_STOP_WAIT_TIME_S": str(runtime.shutdown.checkpoint_seconds),
+        "RAY_JOB_STOP_WAIT_TIME_S": str(runtime.shutdown.drain_seconds + runtime.shutdown.checkpoint_seconds),
         "TORCH_HOME": "/tmp/torch",
     }  # fmt: skip
     container = _container("ray-head", runtime, head, env=env, secrets=True) | {

@@ -1,0 +1,46 @@
+"""A Kubernetes API server's refusals as one sentence with the fields and the next step."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from inpaint.errors import ClusterError
+
+
+class AlreadyExists(ClusterError):
+    """An object of this name is there."""
+
+
+class NotFound(ClusterError):
+    """No object of this name is there."""
+
+
+class BadRequest(ClusterError):
+    """The request makes no sense to the server at present (an unknown field, a container without a log)."""
+
+
+def explain(error: Any, what: str, host: str) -> ClusterError:
+    """The server's refusal as one sentence with its fields and the next step."""
+    try:
+        body = json.loads(error.body or "{}")
+    except (TypeError, ValueError):
+        body = {}
+    message = body.get("message") or str(error.reason or "")
+    causes = (body.get("details") or {}).get("causes") or []
+    fields = "; ".join(f"{cause.get('field')}: {cause.get('message')}" for cause in causes if cause.get("field"))
+    if error.status == 409 and body.get("reason") == "AlreadyExists":
+        return AlreadyExists(message)
+    if error.status == 404:
+        if "page not found" in str(error.body) or not body.get("details", {}).get("name"):
+            return ClusterError(f"cannot {what}: {host} knows no RayJob; is the KubeRay operator (1.7) installed?")
+        return NotFound(message)
+    if error.status == 401:
+        return ClusterError(f"cannot {what}: {host} does not know you (401); log in again")
+    if error.status == 403:
+        return ClusterError(f"cannot {what}: {message}; ask for the chart's submitter role (rbac.subjects)")
+    if error.status == 422:
+        return ClusterError(f"cannot {what}: the server refuses {fields or message}")
+    if error.status == 400:
+        return BadRequest(f"cannot {what}: {message}")
+    return ClusterError(f"cannot {what}: {host} answered {error.status}: {message}")
