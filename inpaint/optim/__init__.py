@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from inpaint.config.optim import Adam, ConstantSchedule, CosineSchedule, OptimizerConfig, Ranger21, StepSchedule
 from inpaint.optim.ranger21 import Ranger21 as Ranger21Optimizer
 
-__all__ = ["build_optimizer", "rate_factor", "set_learning_rate"]
+__all__ = ["build_optimizer", "goes_on", "rate_factor", "set_learning_rate"]
 
 
 def build_optimizer(
@@ -28,6 +28,11 @@ def build_optimizer(
         capturable: keep the rate and the step count on the device, so that a CUDA graph can hold the step.
     """
     return _BUILDERS[config.kind](config, list(parameters), steps, capturable)
+
+
+def goes_on(before: OptimizerConfig, after: OptimizerConfig) -> bool:
+    """Whether a stage may keep the optimizer of the one before: same settings, and no schedule made for one stage."""
+    return before == after and not isinstance(before, Ranger21)
 
 
 def set_learning_rate(optimizer: Optimizer, config: OptimizerConfig, *, step: int, steps: int) -> float:

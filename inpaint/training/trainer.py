@@ -24,6 +24,7 @@ from inpaint.config.run import TrainingConfig
 from inpaint.errors import CheckpointError, ConfigError
 from inpaint.imaging import Batch
 from inpaint.methods.base import Method
+from inpaint.optim import goes_on
 from inpaint.training.averaging import Averages
 from inpaint.training.distributed import check_group, copy_from_first
 from inpaint.training.finite import NotFiniteError
@@ -176,11 +177,9 @@ class Trainer:
         """
         self.check_finite()
         networks = self.method.networks()
-        trainer: dict[str, Any] = {"step": self.step, "seed": self.seed, "stage": self.stage, "optimizers": {}}
-        if self._run is not None and self._run.stage.name == self.stage:
-            trainer["optimizers"] = {run.update.name: run.optimizer.state_dict() for run in self._run.updates}
-        elif self._run is None:
-            trainer["optimizers"] = dict(self._optimizers)
+        trainer: dict[str, Any] = {
+            "step": self.step, "seed": self.seed, "stage": self.stage, "optimizers": self._optimizer_states()
+        }  # fmt: skip
         if self.averages is None:
             return {"networks": {name: n.state_dict() for name, n in networks.items()}, "trainer": trainer}
         averages = self.averages
@@ -238,10 +237,11 @@ class Trainer:
         return Step(self.step, run.stage.name, done + 1, waited, rates, run.names, values)
 
     def _enter(self) -> StageRun:
-        """The stage of the next step, with fresh optimizers unless they were loaded."""
+        """The stage of the next step; its optimizers are fresh unless they were loaded or go on."""
         stage = self.plan[self._place()]
         if self._run is None or self._run.stage is not stage:
-            self._run = None  # frees the earlier stage's optimizers first
+            self._optimizers = self._optimizer_states()
+            self._run = None  # frees the earlier stage's other optimizers first
             self._run = StageRun(
                 self.method, stage, self.config, self.rehearsals, self.averages,
                 seed=self.seed, device=self.device, rank=self.rank, world_size=self.world_size,
@@ -251,6 +251,22 @@ class Trainer:
                     run.load_optimizer(self._optimizers[run.update.name])
             self._optimizers = {}
         return self._run
+
+    def _optimizer_states(self) -> dict[str, Any]:
+        """States of the optimizers that the next step starts from, by update.
+
+        An update that the next stage has again (same name, networks and settings) goes on with its optimizer.
+        """
+        if self._run is None:
+            return dict(self._optimizers)
+        coming = {update.name: update for update in self.plan[self._place()].updates}
+        return {
+            run.update.name: run.optimizer.state_dict()
+            for run in self._run.updates
+            if (update := coming.get(run.update.name)) is not None
+            and update.trains == run.update.trains
+            and goes_on(run.update.optimizer, update.optimizer)
+        }
 
     def _place(self) -> int:
         """Number of the stage that the next step belongs to, from 0."""

@@ -349,3 +349,27 @@ def test_memory_of_a_finished_stage_is_given_back_to_the_next():
     for _ in trainer.steps(batches(2)):
         pass
     assert set(trainer.state_dict()["trainer"]["optimizers"]) == {"discriminator", "generator"}
+
+
+def optimizer_steps(trainer):
+    optimizers = trainer.state_dict()["trainer"]["optimizers"]
+    return {name: int(state["state"][0]["step"]) if state["state"] else 0 for name, state in optimizers.items()}
+
+
+def test_an_update_that_the_next_stage_repeats_goes_on_with_its_optimizer():
+    trainer, seen = Trainer(build({"first": 2, "gan": 2}), TrainingConfig(), seed=0), []
+    for _ in trainer.steps(batches(4)):
+        seen.append(optimizer_steps(trainer))
+    assert seen == [{"generator": 1}, {"generator": 2}, {"discriminator": 1, "generator": 3},
+                    {"discriminator": 2, "generator": 4}]  # fmt: skip
+
+
+def test_an_update_with_other_settings_in_the_next_stage_starts_anew():
+    method = build({"first": 2, "gan": 2})
+    stages, slower = method.stages(), Adam(learning_rate=1e-4)
+    changed = replace(stages[1], updates=tuple(replace(update, optimizer=slower) for update in stages[1].updates))
+    method.stages = lambda: (stages[0], changed)
+    trainer = Trainer(method, TrainingConfig(), seed=0)
+    for _ in trainer.steps(batches(3)):
+        pass
+    assert optimizer_steps(trainer) == {"discriminator": 1, "generator": 1}
