@@ -14,7 +14,7 @@ from inpaint.evaluation.metrics import Comparison, psnr_hole, psnr_rgb
 from inpaint.imaging import Batch
 from inpaint.losses import adversarial, reconstruction
 from inpaint.methods.base import weight_at
-from inpaint.methods.context_encoder import ContextEncoder, Drawn
+from inpaint.methods.context_encoder import ContextEncoder
 from inpaint.training import Trainer
 from inpaint.training.plan import check_plan
 from inpaint.training.rehearsal import rehearse
