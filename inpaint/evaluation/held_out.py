@@ -1,4 +1,4 @@
-"""Scoring while training: the same held-out photographs under the same holes at every checkpoint, shared by the ranks."""
+"""Scoring while training: the same held-out photographs under the same holes each time, shared by the ranks."""
 
 from __future__ import annotations
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from inpaint import archives, storage
+from inpaint.data.pictures import Refused, read_picture
 from inpaint.errors import DataError, EvaluationError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
@@ -58,16 +58,15 @@ def open_pictures(url: str) -> Pictures:
 
 
 def decode(data: bytes, *, name: str) -> np.ndarray:
-    """An image file as uint8 RGB [H, W, 3], turned as its EXIF says.
+    """An image file as uint8 RGB [H, W, 3], read as the shard writer reads it.
 
     Raises:
-        EvaluationError: not an image.
+        EvaluationError: not a usable image, with the reason.
     """
     try:
-        with Image.open(io.BytesIO(data)) as file:
-            return np.asarray(ImageOps.exif_transpose(file).convert("RGB"))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise EvaluationError(f"{name}: not a readable image ({error}); remove it or write it anew") from error
+        return read_picture(data).pixels
+    except Refused as error:
+        raise EvaluationError(f"{name}: {error}; remove it or write it anew") from error
 
 
 def square(image: np.ndarray, *, size: int, resize: str) -> np.ndarray:
