@@ -13,6 +13,14 @@ Object = dict[str, Any]
 HOME = "/home/inpaint"
 CACHE = "/cache"
 CA_FOLDER = "/etc/inpaint-ca"
+DRIVER_LOG = "driver-log"
+FOLLOW_DRIVER = (  # a new head container starts a new session, whose driver may have the same name
+    "trap 'exit 0' TERM; shown=; while true; do "
+    "newest=$(readlink -f $(ls -t /tmp/ray/session_latest/logs/job-driver-*.log 2>/dev/null | head -1) 2>/dev/null); "
+    'if [ -n "$newest" ] && [ "$newest" != "$shown" ]; then '
+    '[ -n "$pid" ] && kill $pid; tail -n +1 -F "$newest" 2>/dev/null & pid=$!; shown=$newest; fi; '
+    "sleep 2 & wait $!; done"
+)
 KEEP = {"cluster-autoscaler.kubernetes.io/safe-to-evict": "false", "karpenter.sh/do-not-disrupt": "true"}
 
 
@@ -34,6 +42,7 @@ def head_template(runtime: Runtime, *, file_map: str, labels: dict[str, str]) ->
         ]
     }
     pod = _pod(runtime, head, container, account=runtime.service_accounts.head, file_map=file_map)
+    pod["containers"].append(_driver_log(runtime))
     pod["automountServiceAccountToken"] = runtime.autoscaler.enabled
     pod["terminationGracePeriodSeconds"] = runtime.shutdown.grace_seconds
     return _template(runtime, head, pod, labels | {"app.kubernetes.io/component": "head"}, KEEP)
@@ -222,6 +231,20 @@ def _secret_env(runtime: Runtime) -> list[Object]:
         for name, secret, key in wanted
         if secret and key
     ]
+
+
+def _driver_log(runtime: Runtime) -> Object:
+    """A container that prints the driver's log, so that it can be read where there is no submitter."""
+    size = {"cpu": "50m", "memory": "64Mi"}
+    return {
+        "name": DRIVER_LOG,
+        "image": runtime.image.reference,
+        "imagePullPolicy": runtime.image.pull_policy,
+        "command": ["/bin/bash", "-c", FOLLOW_DRIVER],
+        "resources": {"requests": dict(size), "limits": dict(size)},
+        "securityContext": security_context(runtime),
+        "volumeMounts": [{"name": "tmp", "mountPath": "/tmp", "readOnly": True}],
+    }
 
 
 def _drain(runtime: Runtime) -> str:

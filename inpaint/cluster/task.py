@@ -31,6 +31,7 @@ class Task:
     Attributes:
         kind: picks the entry point.
         name: of the run, sweep or set; up to 40 characters of a-z, 0-9 and -.
+        root: of the storage layout.
         url: the folder in the store that belongs to it.
         file: the run file's content, plain values.
         workers: Ray workers of the same size; what `ScalingConfig` or Tune will ask for at once.
@@ -42,6 +43,7 @@ class Task:
 
     kind: Kind
     name: str
+    root: str
     url: str
     file: Mapping[str, Any]
     workers: int
@@ -73,6 +75,7 @@ def train_task(run: RunConfig) -> Task:
     return Task(
         kind="train",
         name=run.name,
+        root=run.root,
         url=run.url,
         file=run.to_dict(),
         workers=run.resources.num_workers,

@@ -1,0 +1,192 @@
+"""`inpaint submit …`: send a run to Kubernetes as one RayJob, or with `--address` to a standing Ray cluster."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from inpaint.cluster.manifest import Manifests
+    from inpaint.cluster.runtime import Runtime
+    from inpaint.cluster.task import Task
+
+submit = typer.Typer(help="Send work to a cluster: train, sweep, evaluate, shards.", no_args_is_help=True)
+
+ASSIGN = typer.Option([], "--set", metavar="PATH=VALUE", help="Change a setting; may be repeated.")
+NAME = typer.Option(None, "--name", help="The same name again resumes; the preset's name when left out.")
+ROOT = typer.Option(None, "--root", help="s3://bucket/prefix; the runtime's store when left out. [env: INPAINT_ROOT]")
+WORKERS = typer.Option(None, "--workers", min=1, help="Number of Ray workers.")
+SPOT = typer.Option(False, "--spot", help="Use worker groups that may be taken away; the run goes on elsewhere.")
+GROUP = typer.Option(None, "--group", help="Use this worker group of the runtime.")
+RUNTIME = typer.Option(None, "--runtime", help="Name of the runtime's ConfigMap, or a file (.yaml) with its text.")
+NAMESPACE = typer.Option(None, "--namespace", "-n", help="Kubernetes namespace; the kubeconfig's when left out.")
+CONTEXT = typer.Option(None, "--context", help="Context of the kubeconfig.")
+ADDRESS = typer.Option(None, "--address", help="http://host:8265 of a standing Ray cluster, instead of Kubernetes.")
+DRY_RUN = typer.Option(False, "--dry-run", help="Check and print what would be created; nothing is sent.")
+OUTPUT = typer.Option("yaml", "--output", "-o", help="With --dry-run: yaml or json.")
+AS_JSON = typer.Option(False, "--json", help="Print the result as JSON.")
+
+
+def register(app: typer.Typer) -> None:
+    app.add_typer(submit, name="submit")
+
+
+@submit.command("train")
+def train(
+    preset: str = typer.Argument(..., help="A preset's name, or a run file (.yaml)."),
+    assignments: list[str] = ASSIGN, name: str | None = NAME, root: str | None = ROOT, workers: int | None = WORKERS,
+    spot: bool = SPOT, group: str | None = GROUP, runtime: str | None = RUNTIME, namespace: str | None = NAMESPACE,
+    context: str | None = CONTEXT, address: str | None = ADDRESS, dry_run: bool = DRY_RUN, output: str = OUTPUT,
+    as_json: bool = AS_JSON,
+) -> None:  # fmt: skip
+    """Train a run on the cluster; submitted again under its name, it goes on from its last checkpoint.
+
+    inpaint submit train isnet-paris --root s3://lab/inpaint --name paris-1 --workers 4 --spot
+    """
+    from inpaint.cluster.secrets import refuse_secret_arguments
+    from inpaint.cluster.task import train_task
+    from inpaint.config import load_run
+
+    refuse_secret_arguments([*assignments, root or ""])
+    door = Door(runtime, namespace, context, address, dry_run)
+    run = load_run(preset, assignments=assignments, name=name, root=door.root(root), num_workers=workers)
+    door.send(train_task(run), spot=spot, group=group, output=output, as_json=as_json)
+
+
+class Door:
+    """Where a task goes: Kubernetes with a runtime, or a standing Ray cluster.
+
+    Args:
+        runtime: name of a ConfigMap or path of a file; found by its label when None.
+        namespace: of Kubernetes.
+        context: of the kubeconfig.
+        address: of a Ray dashboard; then there is no runtime.
+        dry_run: without a cluster and without a named runtime, the chart's own values stand in for one.
+    """
+
+    def __init__(
+        self, runtime: str | None, namespace: str | None, context: str | None, address: str | None, dry_run: bool
+    ) -> None:
+        from inpaint.errors import ConfigError
+
+        self.address, self.dry_run = address, dry_run
+        self.cluster: Any = None
+        self.runtime: Runtime | None = None
+        self.namespace = namespace or "default"
+        if address is not None:
+            for option, value in (("--runtime", runtime), ("--namespace", namespace), ("--context", context)):
+                if value is not None:
+                    raise ConfigError(f"{option} is for Kubernetes and has no effect with --address; leave one out")
+            return
+        self._find(runtime, namespace, context)
+
+    def root(self, given: str | None) -> str | None:
+        """The store to use: as given, else from the environment, else the runtime's."""
+        import os
+
+        return given or os.environ.get("INPAINT_ROOT") or (self.runtime.store.root if self.runtime else None) or None
+
+    def send(self, task: Task, *, spot: bool, group: str | None, output: str, as_json: bool) -> None:
+        """Submit a task and say how to follow it, or print what would be sent.
+
+        Raises:
+            InpaintError: a setting, the runtime or the cluster stands against it.
+        """
+        from inpaint.cluster.secrets import refuse_secrets
+        from inpaint.errors import ConfigError
+
+        if output not in ("yaml", "json"):
+            raise ConfigError(f"-o {output} is not a form of output; yaml or json")
+        refuse_secrets(dict(task.file), place=f"{task.kind} {task.name}")
+        if self.address is None:
+            self._to_kubernetes(task, spot=spot, group=group, output=output, as_json=as_json)
+            return
+        if spot or group:
+            raise ConfigError("--spot and --group choose worker pods and have no effect with --address; leave them out")
+        self._to_ray(task, output=output, as_json=as_json)
+
+    def _find(self, runtime: str | None, namespace: str | None, context: str | None) -> None:
+        from inpaint.cluster.client import connect
+        from inpaint.cluster.runtime import Runtime, parse_runtime
+        from inpaint.errors import ClusterError, ConfigError
+
+        is_file = runtime is not None and runtime.endswith((".yaml", ".yml"))
+        if is_file:
+            path = Path(str(runtime))
+            if not path.is_file():
+                raise ConfigError(f"--runtime {path}: no such file")
+            self.runtime = parse_runtime(path.read_text(), place=str(path))
+            if self.dry_run:
+                return
+        try:
+            self.cluster = connect(context=context, namespace=namespace)
+        except ClusterError:
+            if not self.dry_run or context is not None or runtime is not None:
+                raise
+            self.runtime = Runtime()
+            print("no cluster is configured here; shown with the chart's own values", file=sys.stderr)
+            return
+        self.namespace = self.cluster.namespace
+        if not is_file:
+            self.runtime = self.cluster.read_runtime(runtime)
+
+    def _to_kubernetes(self, task: Task, *, spot: bool, group: str | None, output: str, as_json: bool) -> None:
+        from inpaint.cluster.manifest import build
+        from inpaint.cluster.submission import submit as send
+        from inpaint.cluster.task import check_root
+
+        assert self.runtime is not None
+        store = self.runtime.store
+        check_root(task.root, mount_path=store.mount_path if store.existing_claim else None)
+        manifests = build(task, self.runtime, namespace=self.namespace, spot=spot, group=group)
+        if self.dry_run:
+            print(_shown(manifests, output), end="")
+            return
+        outcome = send(self.cluster, manifests, tell=lambda text: print(text, file=sys.stderr))
+        _say(task, outcome, f"-n {self.namespace}", as_json=as_json, namespace=self.namespace)
+
+    def _to_ray(self, task: Task, *, output: str, as_json: bool) -> None:
+        from inpaint.cluster.ray_client import RayCluster, find_token
+
+        if self.dry_run:
+            job = {"entrypoint": task.command(folder=""), "submission_id": task.job_name, "file": dict(task.file)}
+            print(_dump(job, output), end="")
+            return
+        outcome = RayCluster(str(self.address), token=find_token()).submit(task)
+        _say(task, outcome, f"--address {self.address}", as_json=as_json, address=self.address)
+
+
+def _say(task: Task, outcome: Any, place: str, *, as_json: bool, **where: Any) -> None:
+    words = {
+        "created": "submitted",
+        "resumed": "submitted again; it goes on from its last checkpoint",
+        "running": "already on its way; nothing was sent",
+        "finished": "has already finished; nothing was sent",
+    }
+    if as_json:
+        result = {"name": outcome.name, "result": outcome.result, "url": task.url, "note": outcome.note}
+        print(json.dumps(result | where))
+        return
+    print(f"{outcome.name}: {words[outcome.result]}" + (f" ({outcome.note})" if outcome.note else ""))
+    print(f"  store   {task.url}")
+    if outcome.result != "finished":
+        print(f"  follow  inpaint logs {task.job_name} --follow {place}")
+        print(f"  look    inpaint jobs show {task.job_name} {place}")
+        print(f"  stop    inpaint stop {task.job_name} {place}")
+
+
+def _shown(manifests: Manifests, output: str) -> str:
+    if output == "yaml":
+        return manifests.to_yaml()
+    items = [manifests.config_map, manifests.job]
+    return json.dumps({"apiVersion": "v1", "kind": "List", "items": items}, indent=2) + "\n"
+
+
+def _dump(value: dict[str, Any], output: str) -> str:
+    import yaml
+
+    return yaml.safe_dump(value, sort_keys=False) if output == "yaml" else json.dumps(value, indent=2) + "\n"

@@ -1,0 +1,224 @@
+"""Following a run on Kubernetes: what is known of it, its log from wherever it still is, and stopping it."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+from inpaint import storage
+from inpaint.cluster.client import Cluster
+from inpaint.cluster.manifest import KIND_LABEL, RUN_LABEL, STOP_ASKED, URL
+from inpaint.cluster.pods import DRIVER_LOG
+from inpaint.cluster.status import Progress, Seen, Summary, is_finished, node_type, summarize
+from inpaint.cluster.task import SUFFIXES
+from inpaint.errors import ClusterError, StorageError
+
+Object = dict[str, Any]
+SUBMITTER = "ray-job-submitter"
+TAIL_LINES = 2000  # of a driver's log, in which its progress is looked for
+STEP_LINE = re.compile(r"\bstep (\d+)/(\d+)\b(.*)")
+NUMBER = re.compile(r"(\w+)=([-+.\deE]+)")
+PREEMPTION = "a node goes away"
+
+
+def resolve(cluster: Cluster, name: str) -> Object:
+    """The RayJob of a run: by its own name, or by the name of the run, sweep or set it was made for.
+
+    Raises:
+        ClusterError: none.
+    """
+    for candidate in dict.fromkeys(name + suffix for suffix in SUFFIXES.values()):
+        job = cluster.find_job(candidate)
+        if job is not None and (job["metadata"].get("labels") or {}).get(RUN_LABEL):
+            return job
+    known = [job["metadata"]["name"] for job in cluster.list_jobs()[0]]
+    there = f"there: {', '.join(known)}" if known else "there is none at all"
+    raise ClusterError(f"no run {name} in namespace {cluster.namespace}; {there}")
+
+
+def look(cluster: Cluster, job: Object) -> Seen:
+    """Everything the API server says about a run."""
+    name, selector = job["metadata"]["name"], _selector(job)
+    cluster_name = (job.get("status") or {}).get("rayClusterName") or ""
+    owned = (name, cluster_name) if cluster_name else (name,)
+    return Seen(
+        job=job,
+        cluster=cluster.find_cluster(cluster_name) if cluster_name else None,
+        pods=cluster.list_pods(selector),
+        events=cluster.list_events(lambda other: other in owned or any(other.startswith(f"{one}-") for one in owned)),
+    )
+
+
+def summary(cluster: Cluster, job: Object, *, now: datetime | None = None) -> Summary:
+    """A run in plain words, with how far it is."""
+    seen = look(cluster, job)
+    return summarize(seen, read_progress(cluster, seen), now=now or datetime.now(UTC))
+
+
+def read_progress(cluster: Cluster, seen: Seen) -> Progress:
+    """How far a run is, from the tail of its driver's log and, where this machine may read it, from the store."""
+    text = ""
+    for pod, container in log_sources(seen.pods):
+        text = cluster.read_log(pod, container, tail_lines=TAIL_LINES)
+        if STEP_LINE.search(text):
+            break
+    url = (seen.job["metadata"].get("annotations") or {}).get(URL, "")
+    return parse_progress(text, checkpoint=newest_checkpoint(url), now=time.time())
+
+
+def parse_progress(text: str, *, checkpoint: tuple[int, float] | None, now: float) -> Progress:
+    """The newest progress line of a driver's log, in numbers.
+
+    Args:
+        text: log lines; a progress line reads `step 120/400 images_per_second=81.2 checkpoint_age_seconds=30 ...`.
+        checkpoint: step and time of the newest one, where the store can be read.
+        now: seconds since 1970.
+    """
+    lines = STEP_LINE.findall(text)
+    step, total, rest = lines[-1] if lines else ("0", "0", "")
+    numbers = {name: float(value) for name, value in NUMBER.findall(rest)}
+    age = numbers.get("checkpoint_age_seconds")
+    written = checkpoint[1] if checkpoint else now - age if age is not None else None
+    return Progress(
+        step=int(step) if lines else checkpoint[0] if checkpoint else None,
+        total_steps=int(total) if lines else None,
+        images_per_second=numbers.get("images_per_second"),
+        checkpoint_step=checkpoint[0] if checkpoint else None,
+        checkpoint_time=written,
+        preemptions=text.count(PREEMPTION) if text else None,
+    )
+
+
+def newest_checkpoint(url: str) -> tuple[int, float] | None:
+    """Step and time (seconds since 1970) of a run's newest whole checkpoint; None without one or without access."""
+    if not storage.is_remote(url):
+        return None
+    try:
+        for folder in sorted(storage.list_folders(storage.join(url, "checkpoints")), reverse=True):
+            manifest = storage.join(folder, "manifest.json")
+            if storage.exists(manifest):
+                modified = storage.stat(manifest).modified
+                return int(storage.name_of(folder)), float(getattr(modified, "timestamp", lambda m=modified: m)())
+    except (StorageError, ValueError):
+        pass
+    return None
+
+
+def log_sources(pods: Iterable[Object]) -> list[tuple[str, str]]:
+    """(pod, container) pairs that may hold the driver's log, the best first: newest submitter, then the head."""
+    listed = list(pods)
+    submitters = [pod["metadata"]["name"] for pod in listed if _component(pod) == "submitter"]
+    heads = [pod["metadata"]["name"] for pod in listed if node_type(pod) == "head"]
+    return [(name, SUBMITTER) for name in reversed(submitters)] + [(name, DRIVER_LOG) for name in reversed(heads)]
+
+
+def read_logs(cluster: Cluster, job: Object, *, tail_lines: int | None = None) -> Iterator[str]:
+    """Lines of a run's log: from the submitter, else from the head, else from the store.
+
+    Raises:
+        ClusterError: none of them has any.
+    """
+    for pod, container in log_sources(cluster.list_pods(_selector(job))):
+        text = cluster.read_log(pod, container, tail_lines=tail_lines)
+        if text.strip():
+            yield from text.splitlines()
+            return
+    yield from stored_logs((job["metadata"].get("annotations") or {}).get(URL, ""), job["metadata"]["name"])
+
+
+def stored_logs(url: str, name: str) -> Iterator[str]:
+    """Lines of the logs that a run copied to its folder, oldest file first.
+
+    Raises:
+        ClusterError: there are none, or this machine cannot read the store.
+    """
+    if not storage.is_remote(url):
+        raise ClusterError(f"{name}: its pods are gone, and its logs lie in {url}/logs on the cluster's own volume")
+    try:
+        files = sorted(storage.list_objects(storage.join(url, "logs")), key=lambda info: info.modified)
+        if not files:
+            raise ClusterError(f"{name}: its pods are gone or have not started, and {url}/logs is empty")
+        for info in files:
+            yield f"==> {info.url} <=="
+            yield from storage.read_bytes(info.url).decode(errors="replace").splitlines()
+    except StorageError as error:
+        raise ClusterError(f"{name}: its pods are gone, and {url}/logs cannot be read from here: {error}") from error
+
+
+def follow_logs(
+    cluster: Cluster, job: Object, *, pause_seconds: float = 2.0, tell: Callable[[str], None] = lambda text: None
+) -> Iterator[str]:
+    """Lines of a run's log as they come, across cut connections, new submitters and a lost head, until it has ended.
+
+    A connection that is cut is taken up where it ended: lines already given are not given again.
+    """
+    name, source, last, given = job["metadata"]["name"], ("", ""), "", False
+    while True:
+        sources = log_sources(cluster.list_pods(_selector(job)))
+        current = cluster.find_job(name)
+        if sources:
+            if source[0] and sources[0] != source:
+                tell(f"{name}: the log goes on in {sources[0][0]}")
+                last = ""
+            source = sources[0]
+            for line in cluster.follow_log(*source):
+                stamp, _, text = line.partition(" ")
+                if stamp > last:
+                    last, given = stamp, True
+                    yield text
+        if current is None or is_finished(current):
+            if not given:
+                yield from read_logs(cluster, job)
+            return
+        time.sleep(pause_seconds)
+
+
+def ask_to_stop(cluster: Cluster, job: Object) -> None:
+    """Write the run's stop mark, which its workers look for: they write a checkpoint and end.
+
+    Raises:
+        ClusterError: the store cannot be written from this machine.
+    """
+    name, url = job["metadata"]["name"], (job["metadata"].get("annotations") or {}).get(URL, "")
+    if not storage.is_remote(url):
+        raise ClusterError(
+            f"{name}: its store {url} is a volume of the cluster, which this machine cannot write; "
+            f"`inpaint stop {name} --now` lets the workers write a checkpoint within their grace period"
+        )
+    try:
+        storage.write_bytes(storage.join(url, "stop"), b"")
+    except StorageError as error:
+        raise ClusterError(
+            f"{name}: cannot write {url}/stop from here ({error}); give this machine the store's credentials, or use "
+            f"`inpaint stop {name} --now`, which lets the workers write a checkpoint within their grace period"
+        ) from error
+    cluster.annotate_job(name, {STOP_ASKED: datetime.now(UTC).isoformat(timespec="seconds")})
+
+
+def wait_until_ended(cluster: Cluster, name: str, *, seconds: float, pause_seconds: float = 2.0) -> bool:
+    """Whether a run has ended, or gone, within the time."""
+    until = time.monotonic() + seconds
+    while True:
+        job = cluster.find_job(name)
+        if job is None or is_finished(job):
+            return True
+        if time.monotonic() >= until:
+            return False
+        time.sleep(pause_seconds)
+
+
+def is_running(job: Object) -> bool:
+    """Whether its driver runs, so that it can be asked to stop."""
+    return (job.get("status") or {}).get("jobStatus") == "RUNNING" and not is_finished(job)
+
+
+def _selector(job: Object) -> str:
+    labels = job["metadata"]["labels"]
+    return f"{RUN_LABEL}={labels[RUN_LABEL]},{KIND_LABEL}={labels[KIND_LABEL]}"
+
+
+def _component(pod: Object) -> str:
+    return str((pod["metadata"].get("labels") or {}).get("app.kubernetes.io/component", ""))
