@@ -11,6 +11,7 @@ from inpaint.methods.base import Batch, Method, Stage, Terms, Update
 from inpaint.methods.context_encoder import ContextEncoder
 from inpaint.methods.edge_texture import EdgeTexture
 from inpaint.methods.gated_two_stage import GatedTwoStage
+from inpaint.methods.isfrnet import ISFRNet
 from inpaint.methods.isnet import ISNet
 
 METHODS: dict[str, type[Method]] = {
@@ -18,6 +19,7 @@ METHODS: dict[str, type[Method]] = {
     "gated_two_stage": GatedTwoStage,
     "context_encoder": ContextEncoder,
     "edge_texture": EdgeTexture,
+    "isfrnet": ISFRNet,
 }
 
 __all__ = ["METHODS", "Batch", "Method", "Stage", "Terms", "Update", "build_method"]

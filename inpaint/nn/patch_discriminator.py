@@ -19,16 +19,26 @@ class PatchDiscriminator(nn.Module):
         inputs: channels of what is judged.
         width: channels after the first layer.
         std: of the initial weights.
+        bias: give every convolution a bias.
+        spectral_last: normalise the last convolution too.
 
     Source: ISNet section 3 (PatchGAN, five spectrally normalised 4×4 convolutions without bias).
     """
 
-    def __init__(self, inputs: int = 3, *, width: int = 64, std: float = 0.001) -> None:
+    def __init__(
+        self,
+        inputs: int = 3,
+        *,
+        width: int = 64,
+        std: float = 0.001,
+        bias: bool = False,
+        spectral_last: bool = True,
+    ) -> None:
         super().__init__()
         channels = [inputs, width, 2 * width, 4 * width, 8 * width, 1]
         strides = [2, 2, 2, 1, 1]
         self.layers = nn.ModuleList(
-            conv(i, o, 4, stride=s, padding=1, std=std)
+            conv(i, o, 4, stride=s, padding=1, std=std, bias=bias, spectral=spectral_last or o > 1)
             for i, o, s in zip(channels[:-1], channels[1:], strides, strict=True)
         )
 
