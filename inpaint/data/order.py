@@ -113,18 +113,29 @@ class Order:
         bits = int(mix(np.array([position]), key_of(self._seed, epoch, "substitute", attempt))[0])
         return int(self.samples(epoch, np.array([low + bits % (high - low)]))[0])
 
-    def shards_from(self, epoch: int, position: int) -> np.ndarray:
-        """The shards whose samples come at or after a position of an epoch, roughly in the order of first need."""
-        if self._shuffle == "window":
-            windows = self._windows(epoch)
-            if position >= self.size:
-                return windows.shards[:0]
-            window = int(self._window_at(windows, np.array([position]))[0])
-            return windows.shards[windows.edges[window] :]
-        ahead = self.samples(epoch, np.arange(position, min(self.size, position + 16 * len(self._first))))
-        shards = np.searchsorted(self._first, ahead, side="right") - 1
-        _, at = np.unique(shards, return_index=True)
-        return shards[np.sort(at)]
+    def window_of(self, epoch: int, position: int) -> tuple[int, int]:
+        """Epoch and number of the window a position lies in; a global shuffle is one window for good."""
+        if self._shuffle == "global":
+            return 0, 0
+        return epoch, int(self._window_at(self._windows(epoch), np.array([position]))[0])
+
+    def shards_needed(self, epoch: int, position: int, *, ahead: bool = True) -> list[int]:
+        """Shards in the order in which samples from a position on need them: the whole set when the shuffle is global;
+        else those of the window, and with `ahead` those of the next one."""
+        if self._shuffle == "global":
+            upcoming = self.samples(epoch, np.arange(position, position + 16 * len(self._first)) % self.size)
+            shards = np.searchsorted(self._first, upcoming, side="right") - 1
+            every = np.concatenate([shards, np.flatnonzero(np.diff(self._first))])
+            _, at = np.unique(every, return_index=True)
+            return every[np.sort(at)].tolist()
+        windows, window = self._windows(epoch), self.window_of(epoch, position)[1]
+        shards = windows.shards[windows.edges[window] : windows.edges[window + 1]]
+        if ahead:
+            last = window + 2 == len(windows.edges)
+            following, number = (self._windows(epoch + 1), 0) if last else (windows, window + 1)
+            more = following.shards[following.edges[number] : following.edges[number + 1]]
+            shards = np.concatenate([shards, more[~np.isin(more, shards)]])
+        return shards.tolist()
 
     def _windows_of(self, epoch: int) -> _Windows:
         sizes = np.diff(self._first)

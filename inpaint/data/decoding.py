@@ -1,0 +1,156 @@
+"""From the bytes of an image file to square RGB pixels, the one step of loading that costs real work.
+
+A JPEG goes through simplejpeg, straight into the row of a batch when its size fits; other formats go through
+torchvision or PIL. What is not square is cropped to its largest square and scaled to the wanted size with an
+antialiased bicubic filter. A JPEG at least twice as large as wanted may be decoded at 1/2, 1/4 or 1/8 of its size
+(`dct_scaling`), which skips most of the inverse DCT and leaves less to filter: `inpaint bench stream` measures what
+that changes.
+
+`fast` decoding uses the approximate inverse DCT and repeats colour samples where the exact one interpolates them; the
+exact one gives the same pixels as PIL, bit for bit.
+"""
+
+from __future__ import annotations
+
+import io
+import threading
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+try:
+    import simplejpeg
+except ImportError:  # torchvision decodes then, 1.3 times slower and always at full size
+    simplejpeg = None
+
+JPEG = b"\xff\xd8\xff"
+PNG = b"\x89PNG\r\n\x1a\n"
+SCALES = (8, 4, 2)  # the divisors with a vectorised inverse DCT; other eighths cost more than they save
+
+
+class UndecodableImage(Exception):
+    """The bytes are no image that can be read, or a damaged one."""
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """Decodes to [size, size, 3] uint8.
+
+    Attributes:
+        size: side of the result in pixels.
+        fast_dct: the approximate inverse DCT.
+        repeat_colours: repeat the samples of halved colour planes instead of interpolating them.
+        dct_scaling: decode large JPEGs at a fraction of their size.
+    """
+
+    size: int
+    fast_dct: bool
+    repeat_colours: bool
+    dct_scaling: bool
+
+    def into(self, row: np.ndarray, data: bytes | memoryview, across: float, down: float) -> bool:
+        """Decode one image into a row of a batch.
+
+        Args:
+            row: [size, size, 3] uint8, contiguous.
+            across, down: where the square lies along the longer side, from 0 (left, top) to 1.
+
+        Returns:
+            Whether the image was square, so that `across` and `down` had nothing to choose.
+
+        Raises:
+            UndecodableImage: with the decoder's reason.
+        """
+        if simplejpeg is None or data[:3] != JPEG:
+            return self._place(row, _decode_other(data), across, down)
+        try:
+            height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+            if colours in ("CMYK", "YCCK"):
+                return self._place(row, _decode_with_pil(data), across, down)
+            if height == width == self.size:
+                simplejpeg.decode_jpeg(data, "RGB", self.fast_dct, self.repeat_colours, buffer=row)
+                return True
+            divisor = self._divisor(min(height, width))
+            image = simplejpeg.decode_jpeg(
+                data, "RGB", self.fast_dct, self.repeat_colours, -(-height // divisor), -(-width // divisor),
+                buffer=_scratch(height * width * 3),
+            )  # fmt: skip
+        except ValueError as error:
+            raise UndecodableImage(str(error)) from error
+        return self._place(row, image, across, down)
+
+    def _divisor(self, side: int) -> int:
+        if not self.dct_scaling:
+            return 1
+        return next((divisor for divisor in SCALES if -(-side // divisor) >= self.size), 1)
+
+    def _place(self, row: np.ndarray, image: np.ndarray, across: float, down: float) -> bool:
+        """Crop the largest square and scale it into the row."""
+        height, width = image.shape[:2]
+        side = min(height, width)
+        left, top = round(across * (width - side)), round(down * (height - side))
+        square = image[top : top + side, left : left + side]
+        if side != self.size:
+            square = resize(square, self.size)
+        row[:] = square
+        return height == width
+
+
+def resize(image: np.ndarray, size: int) -> np.ndarray:
+    """[H, W, 3] uint8 as [size, size, 3], antialiased bicubic."""
+    pixels = torch.from_numpy(image).permute(2, 0, 1)[None]
+    scaled = F.interpolate(pixels, size=(size, size), mode="bicubic", antialias=True)
+    return scaled[0].permute(1, 2, 0).numpy()
+
+
+def decode(data: bytes) -> np.ndarray:
+    """A whole image as [H, W, 3] uint8 RGB, at full size, with the pixels that PIL gives.
+
+    Raises:
+        UndecodableImage: with the decoder's reason.
+    """
+    if simplejpeg is None or data[:3] != JPEG:
+        return _decode_other(data)
+    try:
+        if simplejpeg.decode_jpeg_header(data)[2] in ("CMYK", "YCCK"):
+            return _decode_with_pil(data)
+        return simplejpeg.decode_jpeg(data, "RGB")
+    except ValueError as error:
+        raise UndecodableImage(str(error)) from error
+
+
+def _decode_other(data: bytes | memoryview) -> np.ndarray:
+    """Formats simplejpeg does not know; PNG and JPEG through torchvision, which leaves the other threads running."""
+    from torchvision.io import ImageReadMode, decode_image
+
+    if bytes(data[:8]) == PNG or data[:3] == JPEG:
+        try:
+            pixels = decode_image(torch.frombuffer(bytearray(data), dtype=torch.uint8), ImageReadMode.RGB)
+        except RuntimeError as error:
+            raise UndecodableImage(str(error).splitlines()[0]) from error
+        if pixels.dtype == torch.uint8:
+            return pixels.permute(1, 2, 0).numpy()
+    return _decode_with_pil(data)
+
+
+def _decode_with_pil(data: bytes | memoryview) -> np.ndarray:
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return np.array(image.convert("RGB"))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise UndecodableImage(str(error)) from error
+
+
+_local = threading.local()
+
+
+def _scratch(length: int) -> np.ndarray:
+    """This thread's buffer of at least `length` bytes."""
+    buffer = getattr(_local, "buffer", None)
+    if buffer is None or len(buffer) < length:
+        buffer = _local.buffer = np.empty(length, np.uint8)
+    return buffer
