@@ -113,6 +113,7 @@ def assemble(
     perceptual: Perceptual,
     dataset: str,
     compare: Sequence[tuple[str, str]] = (),
+    skipped: Mapping[str, str] | None = None,
 ) -> Result:
     """The result of all parts, whatever order they came in.
 
@@ -123,6 +124,7 @@ def assemble(
         perceptual: the networks behind LPIPS columns.
         dataset: its name.
         compare: pairs of subjects whose paired difference is wanted.
+        skipped: protocols that were left out, and why.
     """
     scores: list[Score] = []
     truths: dict[str, dict[str, str]] = {name: {} for name in plan.shares}
@@ -143,6 +145,7 @@ def assemble(
         {f"{a} - {b}": differences(scores, a, b, seed=plan.seed) for a, b in compare},
         {name: dict(share.absent) for name, share in plan.shares.items()},
         {name: marks_of(share, truths[name], dataset, perceptual) for name, share in plan.shares.items()},
+        skipped or {},
     )
 
 

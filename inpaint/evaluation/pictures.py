@@ -95,7 +95,7 @@ def choose(ids: Sequence[str], count: int, *, seed: int) -> tuple[str, ...]:
 def _from_files(url: str) -> Pictures:
     try:
         with archives.open_source(url) as entries:
-            found = [entry for entry in entries if _is_picture(entry.name)]
+            found = [entry for entry in entries if is_picture(entry.name)]
     except DataError as error:
         raise EvaluationError(str(error)) from error
     if not found:
@@ -126,6 +126,7 @@ def _from_shards(url: str) -> Pictures:
     return Pictures(url, tuple(sorted(samples)), read, index.digest)
 
 
-def _is_picture(name: str) -> bool:
+def is_picture(name: str) -> bool:
+    """Whether a file's name is that of an image, and not of a file manager's leftovers."""
     last = name.rsplit("/", 1)[-1].lower()
     return last.endswith(SUFFIXES) and not last.startswith(".") and "__MACOSX/" not in name

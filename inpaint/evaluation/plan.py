@@ -170,7 +170,8 @@ def usable_columns(
     for column in protocol.columns:
         metric = METRICS.get(column.metric)
         if metric is None and column.metric not in present:
-            missing[column.name] = absent.get(column.metric, "no such network here")
+            if not column.optional:
+                missing[column.name] = absent.get(column.metric, "no such network here")
         elif metric is not None and side < metric.window:
             missing[column.name] = f"its window is {metric.window} pixels and the images have {side}"
         else:

@@ -51,12 +51,14 @@ class Column:
         metric: key of `METRICS`, or `lpips_alex`, `lpips_vgg`, `lpips_squeeze`.
         image: the composite, or all that the network drew.
         levels: how floats become the pixels that are scored.
+        optional: not missed where its network is not at hand.
     """
 
     name: str
     metric: str
     image: Literal["composite", "raw"] = "composite"
     levels: Levels = "rounded"
+    optional: bool = False
 
 
 @dataclass(frozen=True)
@@ -143,7 +145,8 @@ _ALL = (
         "this project's: rounded 8-bit RGB composite, Gaussian SSIM on whole windows, exact ratios, perfect capped",
         columns=(
             *_composite("rounded", psnr="psnr_rgb", ssim="ssim_gaussian_valid", l1="l1_rgb"),
-            *_composite("rounded", lpips_alex="lpips_alex", lpips_vgg="lpips_vgg", lpips_squeeze="lpips_squeeze"),
+            *_composite("rounded", lpips_alex="lpips_alex", lpips_vgg="lpips_vgg"),
+            Column("lpips_squeeze", "lpips_squeeze", optional=True),
             Column("psnr@raw", "psnr_rgb", image="raw"),
             Column("ssim@raw", "ssim_gaussian_valid", image="raw"),
             Column("l1@raw", "l1_rgb", image="raw"),

@@ -34,6 +34,7 @@ class Result:
         differences: "a - b" → protocol → row → column → paired difference over the same pairs.
         absent: protocol → column → why it is not there.
         marks: what a reader has to know before quoting a number, by protocol.
+        skipped: protocols that were left out, and why.
     """
 
     subjects: Mapping[str, Mapping[str, Any]]
@@ -42,6 +43,7 @@ class Result:
     differences: Mapping[str, Mapping[str, Table]] = field(default_factory=dict)
     absent: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     marks: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    skipped: Mapping[str, str] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for `result.json`."""
@@ -53,6 +55,7 @@ class Result:
             "differences": _plain(self.differences),
             "absent": {name: dict(found) for name, found in self.absent.items()},
             "marks": {name: list(found) for name, found in self.marks.items()},
+            "skipped": dict(self.skipped),
         }
 
     @classmethod
@@ -71,6 +74,7 @@ class Result:
             _estimates(values["differences"]),
             values["absent"],
             values["marks"],
+            values["skipped"],
         )
 
 

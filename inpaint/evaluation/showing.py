@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from rich.console import Group
+from rich.console import Group, RenderableType
 from rich.table import Table as RichTable
 from rich.text import Text
 
@@ -17,15 +17,22 @@ from inpaint.evaluation.statistics import Estimate
 LPIPS_LABELS = {"lpips_alex": "LPIPS alex", "lpips_vgg": "LPIPS vgg", "lpips_squeeze": "LPIPS squeeze"}
 
 
-def result_tables(result: Result) -> Group:
-    """Every protocol of a result: one row per bin and subject, mean with its 95 % interval."""
-    shown = []
-    for name in result.stamp.protocols:
-        shown.append(_protocol_table(result, PROTOCOLS[name]))
+def result_tables(result: Result, *, width: int) -> Group:
+    """Every protocol of a result: one row per bin and subject, mean with its 95 % interval.
+
+    Args:
+        result: of an evaluation.
+        width: of the terminal in characters; scores that do not fit beside the others go into a table of their own.
+    """
+    shown: list[RenderableType] = []
+    for name, conditions in result.stamp.protocols.items():
+        tables = {subject: found[name] for subject, found in result.tables.items() if name in found}
+        shown += _grids(f"{name} ({conditions['mask_kind']})", PROTOCOLS[name], tables, width)
         shown += [Text(f"  {note}", style="yellow") for note in notes_of(result, name)]
-    for title, tables in result.differences.items():
-        for name, table in tables.items():
-            shown.append(_grid(f"{title}, paired ({name})", PROTOCOLS[name], {"": table}))
+    for title, differences in result.differences.items():
+        for name, table in differences.items():
+            shown += _grids(f"{title}, paired ({name})", PROTOCOLS[name], {"": table}, width)
+    shown += [Text(f"{name}: left out, {why}", style="yellow") for name, why in result.skipped.items()]
     return Group(*shown)
 
 
@@ -99,23 +106,35 @@ def interval_text(protocol: Protocol, column: str, cell: Estimate) -> str:
     return f"[{cell.low:.{digits}f}, {cell.high:.{digits}f}]"
 
 
-def _protocol_table(result: Result, protocol: Protocol) -> RichTable:
-    kind = result.stamp.protocols[protocol.name]["mask_kind"]
-    tables = {subject: found[protocol.name] for subject, found in result.tables.items() if protocol.name in found}
-    return _grid(f"{protocol.name} ({kind})", protocol, tables)
+def _grids(title: str, protocol: Protocol, tables: Mapping[str, Table], width: int) -> list[RichTable]:
+    """The table, cut into as many as its columns need."""
+    columns = list(next(iter(tables.values()))[ALL])
+    room = width - 15 - (max(map(len, tables)) + 3 if len(tables) > 1 else 0)
+    groups: list[list[str]] = [[]]
+    used = 0
+    for column in columns:
+        cells = [row[column] for table in tables.values() for row in table.values() if column in row]
+        widths = [len(interval_text(protocol, column, cell)) for cell in cells]
+        needs = max(len(label_of(protocol, column)), *widths) + 3
+        if groups[-1] and used + needs > room:
+            groups.append([])
+            used = 0
+        groups[-1].append(column)
+        used += needs
+    titles = [title, *["" for _ in groups[1:]]]
+    return [_grid(title, protocol, tables, group) for title, group in zip(titles, groups, strict=True)]
 
 
-def _grid(title: str, protocol: Protocol, tables: Mapping[str, Table]) -> RichTable:
-    shown = RichTable(title=title, title_justify="left")
+def _grid(title: str, protocol: Protocol, tables: Mapping[str, Table], columns: Sequence[str]) -> RichTable:
+    shown = RichTable(title=title or None, title_justify="left")
     for heading in ("hole %", "n"):
         shown.add_column(heading)
     several = len(tables) > 1
     if several:
         shown.add_column("filled by")
     first = next(iter(tables.values()))
-    columns = list(first[ALL])
     for column in columns:
-        shown.add_column(label_of(protocol, column), justify="right")
+        shown.add_column(label_of(protocol, column), justify="right", no_wrap=True)
     for row in first:
         for subject, table in tables.items():
             cells = table[row]

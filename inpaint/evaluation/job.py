@@ -1,0 +1,213 @@
+"""An evaluation as a job: prepared the same way everywhere, scored part by part, finished once.
+
+Parts lie in a folder that is named by everything that decides their numbers, so a job that is started again goes on,
+and workers on other machines need nothing but the request. What stands at the end does not depend on who did what.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from inpaint import storage
+from inpaint.config.evaluation import EvaluationRequest, FinishedImages
+from inpaint.config.run import RunConfig
+from inpaint.errors import EvaluationError
+from inpaint.evaluation.evaluate import assemble, score_parts
+from inpaint.evaluation.finished import plan_finished
+from inpaint.evaluation.holes import HoleSource
+from inpaint.evaluation.pairs import pair_file
+from inpaint.evaluation.parts import joined, kept_parts, read_part, to_parquet, write_part
+from inpaint.evaluation.perceptual import Perceptual, load_perceptual
+from inpaint.evaluation.pictures import open_pictures
+from inpaint.evaluation.plan import Plan, make_plan
+from inpaint.evaluation.protocols import Protocol, find_protocols
+from inpaint.evaluation.results import Result
+from inpaint.evaluation.subjects import ONE_SHOT, PROGRESSIVE, Subject, load_subject
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A request with everything it names loaded.
+
+    Attributes:
+        request: as asked.
+        subject: what is scored.
+        plan: of what.
+        perceptual: networks behind LPIPS columns.
+        dataset: name of the data set, as far as it is known.
+        skipped: protocols that `all` asked for and that cannot be scored here, with the reason.
+        out: folder of the results.
+    """
+
+    request: EvaluationRequest
+    subject: Subject
+    plan: Plan
+    perceptual: Perceptual
+    dataset: str
+    skipped: dict[str, str]
+    device: torch.device
+    out: str
+
+    @property
+    def digest(self) -> str:
+        """Of everything that decides the numbers."""
+        networks = {name: network.sha256 for name, network in self.perceptual.present.items()}
+        values = [self.plan.digest, dict(self.subject.about), list(self.subject.fillers), networks]
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def url(self) -> str:
+        """The folder of this result."""
+        return storage.join(self.out, f"{self.subject.name}-{self.digest[:10]}")
+
+    @property
+    def parts_url(self) -> str:
+        """Where finished parts wait for the others."""
+        return storage.join(self.url, "parts")
+
+
+def prepare(request: EvaluationRequest) -> Job:
+    """Load what a request names and decide what will be scored; nothing is written.
+
+    Raises:
+        InpaintError: whatever is wrong with the request, before anything is filled.
+    """
+    device = torch.device(request.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    perceptual = load_perceptual(request.lpips, device=device, sha256=request.sha256)
+    if request.finished:
+        return _prepare_finished(request, request.finished, device, perceptual)
+    subject = load_subject(request, device)
+    data = _data_url(request, subject.run)
+    pictures = open_pictures(data)
+    dataset = _dataset_of(data, subject.run)
+    protocols, skipped = _fitting(request.protocols, subject.run)
+    masks = request.masks
+    plan = make_plan(
+        protocols,
+        pictures,
+        HoleSource(masks.url, masks.hole) if masks else HoleSource(seed=request.seed),
+        size=request.size or (subject.run.data.image_size if subject.run else None),
+        dataset=dataset,
+        limit=request.limit,
+        seed=request.seed,
+        batch=request.batch,
+        present=perceptual.present,
+        absent=perceptual.absent,
+    )
+    home = subject.home or storage.join(request.root, "baselines", subject.name.removeprefix("baseline-"))
+    out = request.out or storage.join(home, "evaluations")
+    return Job(request, subject, plan, perceptual, dataset, skipped, device, out)
+
+
+def score_missing(
+    job: Job, numbers: Iterable[int] | None = None, *, progress: Progress = lambda done, total: None
+) -> None:
+    """Score the parts that are not there yet, of these numbers or of all.
+
+    Raises:
+        EvaluationError: a fill that cannot be scored; the parts are removed, so nothing is left behind.
+    """
+    groups = job.plan.parts()
+    kept = kept_parts(job.parts_url)
+    wanted = [n for n in (range(len(groups)) if numbers is None else numbers) if n not in kept]
+    done = len(groups) - len(wanted)
+    progress(done, len(groups))
+    chosen = [groups[n] for n in wanted]
+    parts = score_parts(job.plan, chosen, job.subject.fillers, device=job.device, perceptual=job.perceptual)
+    try:
+        for number, part in zip(wanted, parts, strict=True):
+            write_part(job.parts_url, number, part)
+            done += 1
+            progress(done, len(groups))
+    except EvaluationError:
+        storage.delete_tree(job.parts_url)
+        raise
+
+
+def finish(job: Job) -> Result:
+    """Put the parts together and write `pairs.json`, `scores.parquet` and, last, `result.json`.
+
+    Raises:
+        EvaluationError: a part is missing.
+    """
+    count = len(job.plan.parts())
+    kept = kept_parts(job.parts_url)
+    if missing := [n for n in range(count) if n not in kept]:
+        raise EvaluationError(f"{job.parts_url}: part {missing[0]} of {count} is not there; start the evaluation again")
+    everything = joined(read_part(job.parts_url, number) for number in range(count))
+    names = list(job.subject.fillers)
+    result = assemble(
+        job.plan,
+        [everything],
+        {name: {**job.subject.about, "fill": name} for name in names},
+        perceptual=job.perceptual,
+        dataset=job.dataset,
+        compare=[(PROGRESSIVE, ONE_SHOT)] if PROGRESSIVE in names else [],
+        skipped=job.skipped,
+    )
+    masks = {name: share.holes.sha256 for name, share in job.plan.shares.items()}
+    pairs = pair_file({n: s.pairs for n, s in job.plan.shares.items()}, seed=job.plan.seed, masks=masks)
+    storage.write_bytes(storage.join(job.url, "pairs.json"), json.dumps(pairs).encode())
+    storage.write_bytes(storage.join(job.url, "scores.parquet"), to_parquet(everything))
+    storage.write_bytes(storage.join(job.url, "result.json"), json.dumps(result.to_dict(), indent=1).encode())
+    storage.delete_tree(job.parts_url)
+    return result
+
+
+def run_job(request: EvaluationRequest, *, progress: Progress = lambda done, total: None) -> tuple[Job, Result]:
+    """A whole evaluation in this process."""
+    job = prepare(request)
+    score_missing(job, progress=progress)
+    return job, finish(job)
+
+
+def _prepare_finished(
+    request: EvaluationRequest, finished: FinishedImages, device: torch.device, perceptual: Perceptual
+) -> Job:
+    dataset = _dataset_of(finished.truth, None)
+    plan, fill, skipped = plan_finished(request, finished, dataset=dataset, perceptual=perceptual)
+    about: dict[str, Any] = {"kind": "finished images", "name": request.subject, "images": finished.images}
+    about["fingerprint"] = plan.pictures.fingerprint
+    out = request.out or storage.join(request.root, "evaluations")
+    subject = Subject(request.subject, about, {ONE_SHOT: fill})
+    return Job(request, subject, plan, perceptual, dataset, skipped, device, out)
+
+
+def _data_url(request: EvaluationRequest, run: RunConfig | None) -> str:
+    """Where the truth is: as given, or `<dataset>/<split>` of the root's shards, or the run's held-out set."""
+    if request.data is None:
+        if run is None:
+            raise EvaluationError("give the images to score: a folder, an archive or a shard set")
+        return run.held_out_url
+    shards = storage.join(request.root, "shards", request.data)
+    return shards if storage.exists(storage.join(shards, "index.json")) else request.data
+
+
+def _dataset_of(url: str, run: RunConfig | None) -> str:
+    """A data set's name: the run's for its own set, else the part of the path that is known."""
+    if run and url == run.held_out_url:
+        return run.data.dataset
+    known = ("places2", "celeba-hq", "celeba", "psv")
+    parts = url.lower().replace("_", "-").split("/")
+    return next((name for part in reversed(parts) for name in known if part == name), storage.name_of(url))
+
+
+def _fitting(names: Sequence[str], run: RunConfig | None) -> tuple[list[Protocol], dict[str, str]]:
+    """The protocols that the method can be scored by, and why `all` leaves the others out."""
+    protocols = list(find_protocols(list(names)))
+    if run is None or run.method.hole_shapes == "free":
+        return protocols, {}
+    reason = f"{run.method.name} fills only the centred square"
+    fitting = [protocol for protocol in protocols if protocol.mask_loading == "centre"]
+    others = {protocol.name: reason for protocol in protocols if protocol not in fitting}
+    if others and "all" not in names:
+        raise EvaluationError(f"{next(iter(others))}: {reason}; use --protocol ce-128")
+    return fitting, others
