@@ -45,6 +45,14 @@ class Channel:
         """Kind and message of such an error."""
         return self._get("failure")
 
+    def note(self, number: int, text: str) -> None:
+        """From rank 0: line `number`, from 0, of what a person should know."""
+        self._put(f"note-{number}", text)
+
+    def noted(self, number: int) -> str | None:
+        """Line `number`, once it is there."""
+        return self._get(f"note-{number}")
+
     def _put(self, name: str, value: Any) -> None:
         _internal_kv_put(f"inpaint/{self.token}/{name}".encode(), json.dumps(value).encode(), overwrite=True)
 

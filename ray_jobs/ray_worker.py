@@ -12,6 +12,7 @@ from typing import Any
 
 import ray.train
 import ray.train.torch
+import torch
 from ray.util.metrics import Counter, Gauge
 
 from inpaint import errors, storage
@@ -22,6 +23,8 @@ from ray_jobs.lease import check_holder
 from ray_jobs.worker import train
 
 log = logging.getLogger(__name__)
+
+PACKAGES = ("inpaint", "ray_jobs")
 
 GAUGES = {
     "step": "Optimiser steps done.",
@@ -41,7 +44,7 @@ def work(config: dict[str, Any]) -> dict[str, Any]:
     if failure := channel.failure():  # of an earlier worker group: trying again would not mend it
         return {"step": 0, "reason": "failed", **failure}
     session = RaySession(channel, run.name)
-    with _logging(run, f"worker-{session.rank}-{config['provenance']['attempt']}"):
+    with _logging(run, channel, session, f"worker-{session.rank}-{config['provenance']['attempt']}"):
         try:
             _check_shared(run, session)
             return train(
@@ -69,6 +72,8 @@ class RaySession:
         context = ray.train.get_context()
         self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
         self.device = ray.train.torch.get_device()
+        if self.device.type == "cuda":
+            torch.cuda.set_device(self.device)
         self._channel = channel
         self._tags = {"run": name}
         self._gauges = {key: Gauge(f"inpaint_{key}", text, ("run",)) for key, text in GAUGES.items()}
@@ -105,16 +110,37 @@ def _check_shared(run: RunConfig, session: RaySession) -> None:
         )
 
 
+class _Notes(logging.Handler):
+    """Warnings, as lines for the driver."""
+
+    def __init__(self, channel: Channel) -> None:
+        super().__init__(logging.WARNING)
+        self._channel, self._number = channel, 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with contextlib.suppress(Exception):  # a lost line must not end a run
+            self._channel.note(self._number, record.getMessage())
+            self._number += 1
+
+
 @contextlib.contextmanager
-def _logging(run: RunConfig, name: str) -> Iterator[None]:
-    """Keep this worker's log in a file, and copy it to `<run>/logs` at the end, however it ends."""
+def _logging(run: RunConfig, channel: Channel, session: RaySession, name: str) -> Iterator[None]:
+    """Keep this worker's log in a file, and copy it to `<run>/logs` at the end, however it ends.
+
+    What rank 0 warns of goes to the driver's screen too.
+    """
     with tempfile.TemporaryDirectory(prefix="inpaint-log-") as folder:
         path = Path(folder) / f"{name}.log"
         handler = logging.FileHandler(path)
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         root = logging.getLogger()
         root.addHandler(handler)
-        for package in ("inpaint", "ray_jobs"):
+        notes = _Notes(channel)
+        if session.rank == 0:
+            for package in PACKAGES:
+                logging.getLogger(package).addHandler(notes)
+        logging.captureWarnings(True)
+        for package in PACKAGES:
             logging.getLogger(package).setLevel(logging.INFO)
         try:
             yield
@@ -123,6 +149,8 @@ def _logging(run: RunConfig, name: str) -> Iterator[None]:
             raise
         finally:
             root.removeHandler(handler)
+            for package in PACKAGES:
+                logging.getLogger(package).removeHandler(notes)
             handler.close()
             with contextlib.suppress(StorageError):
                 storage.upload(path, storage.join(run.url, "logs", path.name))

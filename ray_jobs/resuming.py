@@ -26,12 +26,14 @@ class Position:
     Attributes:
         skipped: global batches passed over after rollbacks; the stream is that far ahead of the steps.
         rollbacks: how often the run went back because of a loss that was not finite.
+        data: what the stream said of itself, so that a run does not go on with other data.
     """
 
     skipped: int = 0
     rollbacks: int = 0
+    data: dict[str, Any] | None = None
 
-    def to_dict(self) -> dict[str, int]:
+    def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 

@@ -8,7 +8,6 @@ import tempfile
 
 import ray
 
-from inpaint.config import RunConfig
 from inpaint.errors import ClusterError
 
 log = logging.getLogger(__name__)
@@ -26,12 +25,14 @@ LOCAL_ENVIRONMENT = {"RAY_AUTH_MODE": "disabled", "RAY_TRAIN_ENABLE_PREEMPTION_W
 OBJECT_STORE_BYTES = 100 << 20  # batches do not travel through Ray
 
 
-def start_ray(address: str | None, run: RunConfig) -> None:
+def start_ray(address: str | None) -> bool:
     """Connect to a Ray cluster, or start one on this machine; nothing to do when that was done before.
 
     Args:
         address: of a cluster; None means `RAY_ADDRESS` from the environment, else a Ray of our own.
-        run: whose workers must fit on this machine when it is a Ray of our own.
+
+    Returns:
+        Whether it is a Ray of our own on this machine, which ends with this process.
 
     Raises:
         ClusterError: no cluster at the address.
@@ -40,18 +41,20 @@ def start_ray(address: str | None, run: RunConfig) -> None:
     for name, value in (TRAIN_ENVIRONMENT | ({} if address else LOCAL_ENVIRONMENT)).items():
         os.environ.setdefault(name, value)
     if ray.is_initialized():
-        return
+        return not address
     try:
         if address:
             ray.init(address=address, logging_level=logging.WARNING)
         else:
             ray.init(
                 address="local",
+                log_to_driver=False,  # workers' warnings come through the channel, their logs through the store
                 include_dashboard=False,
                 object_store_memory=OBJECT_STORE_BYTES,
                 logging_level=logging.WARNING,
                 _temp_dir=os.environ.get("RAY_TMPDIR") or _short_folder(),
             )
+        return not address
     except ConnectionError as error:
         raise ClusterError(f"{address}: no Ray cluster answers ({error}); start one or leave it out") from error
 

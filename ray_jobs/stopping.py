@@ -106,6 +106,6 @@ def clear_stop_mark(run: str) -> None:
 
 def _host_group(world_size: int) -> dist.ProcessGroup | None:
     """A group that talks over the host, so that asking never waits for the device."""
-    if world_size == 1 or dist.get_backend() == "gloo":
-        return None
-    return dist.new_group(backend="gloo")
+    if world_size > 1 and dist.get_backend() == "nccl":
+        return dist.new_group(backend="gloo")
+    return None  # the group there is talks over the host, at least for tensors on it

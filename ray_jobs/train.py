@@ -125,7 +125,7 @@ class _Driver:
         from ray_jobs.fitting import fit
         from ray_jobs.runtime import start_ray
 
-        start_ray(self.address, self.run)
+        own_ray = start_ray(self.address)
         self.wish.listen()
         channel = Channel(uuid.uuid4().hex)
         config = {
@@ -135,7 +135,7 @@ class _Driver:
             "provenance": self.provenance,
         }
         with tempfile.TemporaryDirectory(prefix="inpaint-ray-") as folder:
-            fitting = _InThread(lambda: fit(self.run, config, folder))
+            fitting = _InThread(lambda: fit(self.run, config, folder, own_ray=own_ray))
             try:
                 self._watch(fitting, channel)
                 return fitting.result()
@@ -144,19 +144,23 @@ class _Driver:
             except (ray.exceptions.RayError, RuntimeError, OSError, ConnectionError) as error:
                 if failure := self._failure(channel):
                     raise getattr(errors, failure["kind"], TrainingError)(failure["message"]) from error
-                if not ray.is_initialized() or self.address is None:
-                    ray.shutdown()  # a Ray of our own starts anew
+                if own_ray:
+                    ray.shutdown()  # and start anew
                 raise _Retry(_first_line(error)) from error
 
     def _watch(self, fitting: _InThread, channel: Any) -> None:
         """Pass on progress and the wish to stop, until the workers are done."""
         seen: dict[str, Any] = {}
+        notes = 0
         asked_at: float | None = None
         while not fitting.wait(POLL_SECONDS):
             progress = channel.progress()
             if progress != seen:
                 seen = progress
                 self.on_progress(progress)
+            while (text := channel.noted(notes)) is not None:
+                self.on_note(text)
+                notes += 1
             if self.lease.lost:
                 raise TrainingError(f"{self.run.url} was taken over by another driver; this one ends")
             if self.wish.signal and asked_at is None:
@@ -261,6 +265,7 @@ def _own_log(run: RunConfig, attempt: int) -> Iterator[None]:
         handler = logging.FileHandler(path)
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         logging.getLogger().addHandler(handler)
+        logging.getLogger("ray_jobs").setLevel(logging.INFO)
         try:
             yield
         except BaseException:

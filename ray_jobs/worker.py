@@ -9,12 +9,12 @@ from contextlib import ExitStack
 from typing import Any
 
 import torch
-from inpaint.data.stream import open_stream
 
 from inpaint.checkpoints import CheckpointWriter
 from inpaint.checkpoints.history import History
 from inpaint.checkpoints.records import record
 from inpaint.config import RunConfig
+from inpaint.data.stream import open_stream
 from inpaint.evaluation import TrainingEvaluator
 from inpaint.imaging import Batch
 from inpaint.methods import build_method
@@ -104,6 +104,8 @@ class _Worker:
                 device=self.session.device,
             )
             try:
+                if self.position.data:
+                    stream.check_state(self.position.data)
                 reason = self._walk(stream)
                 break
             except NotFiniteError as error:
@@ -111,6 +113,7 @@ class _Worker:
             finally:
                 stream.close()
         if self.chief:
+            log.info("%s at step %d", reason, self.trainer.step)
             self.writer.close(patience_seconds=PREEMPTED_PATIENCE_SECONDS if reason == "preempted" else None)
         return {"step": self.trainer.step, "reason": reason, **self.scores}
 
@@ -132,6 +135,7 @@ class _Worker:
             if self.chief and done % run.tracking.images_every == 0:
                 self._show(done)
             if done % run.checkpoints.every == 0 or done == total or reason:
+                self.position.data = stream.state_dict()
                 self._save(done, row if scored else {})
             if reason and done < total:
                 return reason
@@ -150,6 +154,7 @@ class _Worker:
 
     def _log(self, step: int, row: dict[str, float], speed: dict[str, float]) -> None:
         self.history.add(step, row)
+        log.info("step %d: %s", step, " ".join(f"{name}={value:.4g}" for name, value in row.items()))
         written = self.writer.written_at
         speed |= {"checkpoint_age_seconds": time.monotonic() - written} if written else {}
         self.tracker.log(step, {**row, **speed})
@@ -179,7 +184,9 @@ class _Worker:
         if restored is None:
             raise error
         self.position = Position(
-            skipped=restored.skipped + error.step - self.trainer.step, rollbacks=position.rollbacks + 1
+            skipped=restored.skipped + error.step - self.trainer.step,
+            rollbacks=position.rollbacks + 1,
+            data=restored.data,
         )
         self.stops.begin_again()
         if self.chief:
