@@ -109,19 +109,19 @@ def _range(url: str, offset: int, length: int) -> bytes:
     if storage.is_remote(url):
         length = min(length, storage.stat(url).size - offset)
         return storage.read_range(url, offset, length)
-    with open(url, "rb") as file:
+    with open(storage.local_path(url), "rb") as file:
         file.seek(offset)
         return file.read(length)
 
 
 def _sorted(entries: Iterator[Entry], url: str) -> list[Entry]:
     try:
-        found = sorted(entries, key=lambda entry: entry.name)
+        found = {entry.name: entry for entry in entries}  # of two files of one name in a tar, the later one counts
     except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError) as error:
         raise DataError(f"{url}: a damaged archive ({error}); fetch it again") from error
     if not found:
         raise DataError(f"{url}: no files here; expected a folder, .tar or .zip of images")
-    return found
+    return [found[name] for name in sorted(found)]
 
 
 def _folder_entries(url: str) -> Iterator[Entry]:
@@ -130,15 +130,26 @@ def _folder_entries(url: str) -> Iterator[Entry]:
         for info in storage.list_objects(url):
             yield Entry(info.url.removeprefix(prefix), info.size, info.url, tag=info.etag)
         return
-    root = Path(url)
+    root = storage.local_path(url)
     if not root.is_dir():
         raise DataError(f"{url}: no such folder or archive; expected a folder, .tar or .zip of images")
-    for folder, _, files in os.walk(root, followlinks=True):
+    seen = set()
+    for folder, folders, files in os.walk(root, followlinks=True):
+        folders[:] = [name for name in folders if _is_first_visit(Path(folder, name), seen)]
         for file in files:
             path = Path(folder, file)
             found = path.stat() if path.exists() else None  # a dangling link is an empty file
             size, tag = (found.st_size, str(found.st_mtime_ns)) if found else (0, "")
             yield Entry(path.relative_to(root).as_posix(), size, str(path), tag=tag)
+
+
+def _is_first_visit(folder: Path, seen: set[tuple[int, int]]) -> bool:
+    """Whether a linked folder was not walked yet; links may go in circles."""
+    identity = (folder.stat().st_dev, folder.stat().st_ino)
+    if identity in seen:
+        return False
+    seen.add(identity)
+    return True
 
 
 def _tar_entries(url: str) -> Iterator[Entry]:
@@ -198,10 +209,11 @@ def _unzip(entry: Entry, data: bytes) -> bytes:
 
 def _unpack(url: str, folder: Path) -> str:
     """A compressed tar as a plain tar in `folder`."""
-    source = url
     if storage.is_remote(url):
-        source = str(folder / storage.name_of(url))
+        source = folder / storage.name_of(url)
         storage.download(url, source)
+    else:
+        source = storage.local_path(url)
     target = folder / "unpacked.tar"
     opener = next(opener for suffix, opener in DECOMPRESSORS.items() if url.lower().endswith(suffix))
     try:
@@ -221,7 +233,8 @@ def _is_compressed_tar(name: str) -> bool:
 def _tag(url: str) -> str:
     if storage.is_remote(url):
         return storage.stat(url).etag
-    return str(os.stat(url).st_mtime_ns) if os.path.exists(url) else ""
+    path = storage.local_path(url)
+    return str(path.stat().st_mtime_ns) if path.exists() else ""
 
 
 def _clean(name: str) -> str:
@@ -232,7 +245,7 @@ def _binary(url: str) -> IO[bytes]:
     if storage.is_remote(url):
         return io.BufferedReader(_Ranged(url), READ_AHEAD)
     try:
-        return open(url, "rb")
+        return open(storage.local_path(url), "rb")
     except OSError as error:
         raise DataError(f"{url}: cannot be opened ({error.strerror})") from error
 
