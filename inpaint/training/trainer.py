@@ -23,7 +23,7 @@ from torch import Tensor
 from inpaint.config.run import TrainingConfig
 from inpaint.errors import CheckpointError, ConfigError
 from inpaint.imaging import Batch
-from inpaint.methods.base import Method
+from inpaint.methods.base import Method, Update
 from inpaint.optim import goes_on
 from inpaint.training.averaging import Averages
 from inpaint.training.distributed import check_group, copy_from_first
@@ -99,7 +99,7 @@ class Trainer:
         self.memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
         method.to(self.device)
         if config.channels_last:
-            method.to(memory_format=torch.channels_last)
+            _lay_channels_last(method)
         copy_from_first((*method.parameters(), *method.buffers()), world_size)
         self.averages = Averages(config.ema) if config.ema is not None else None
         self.step = 0
@@ -259,13 +259,12 @@ class Trainer:
         """
         if self._run is None:
             return dict(self._optimizers)
-        coming = {update.name: update for update in self.plan[self._place()].updates}
+        stage = self.plan[self._place()]
+        coming = {update.name: update for update in stage.updates}
         return {
             run.update.name: run.optimizer.state_dict()
             for run in self._run.updates
-            if (update := coming.get(run.update.name)) is not None
-            and update.trains == run.update.trains
-            and goes_on(run.update.optimizer, update.optimizer)
+            if stage is self._run.stage or _goes_on(run.update, coming.get(run.update.name))
         }
 
     def _place(self) -> int:
@@ -289,6 +288,21 @@ class Trainer:
                         f"training.activation_checkpointing: true has no effect in stage {stage.name}: no block of two "
                         f"layers in {', '.join(stage.trained())}; set it to false"
                     )
+
+
+@torch.no_grad()
+def _lay_channels_last(method: Method) -> None:
+    """Convolution weights in memory as the images are; `Module.to` refuses tensors of five dimensions."""
+    for tensor in (*method.parameters(), *method.buffers()):
+        if tensor.dim() == 4:
+            tensor.data = tensor.contiguous(memory_format=torch.channels_last)
+
+
+def _goes_on(update: Update, coming: Update | None) -> bool:
+    """Whether `coming`, of the next stage, is `update` again and keeps its optimizer."""
+    return (
+        coming is not None and coming.trains == update.trains and goes_on(update.optimizer, coming.optimizer)
+    )
 
 
 def _load(name: str, network: torch.nn.Module, tensors: Mapping[str, Tensor]) -> None:
