@@ -30,7 +30,7 @@ RANGE_BYTES = 8 << 20
 PART_BYTES = 16 << 20  # of a multipart upload; larger when there would be more than 10,000
 CONNECTIONS = 64
 
-_clients: dict[int, Any] = {}
+_clients: dict[tuple[Any, ...], Any] = {}  # by process, endpoint and profile
 _lock = threading.Lock()
 _counts = {"requests": 0, "retries": 0, "bytes_read": 0}
 
@@ -262,14 +262,15 @@ def _after(error: Exception, retries: Retries, client: Any) -> None:
     """Wait for the next attempt, with a client of fresh credentials if the old ones expired; or raise."""
     if retries.failed(error):
         with _lock:
-            if _clients.get(os.getpid()) is client:
-                del _clients[os.getpid()]
+            for key in [key for key, known in _clients.items() if known is client]:
+                del _clients[key]
 
 
 def _client() -> Any:
     """This process's client; the default chain finds its credentials and renews those that come with an expiry."""
+    place = (os.getpid(), *(os.environ.get(f"AWS_{name}") for name in ("ENDPOINT_URL_S3", "ENDPOINT_URL", "PROFILE")))
     with _lock:
-        client = _clients.get(os.getpid())
+        client = _clients.get(place)
         if client is None:
             import boto3
             from botocore.config import Config
@@ -283,7 +284,7 @@ def _client() -> Any:
                 response_checksum_validation="when_required",
                 tcp_keepalive=True,
             )
-            client = _clients[os.getpid()] = boto3.session.Session().client("s3", config=config)
+            client = _clients[place] = boto3.session.Session().client("s3", config=config)
         return client
 
 

@@ -1,0 +1,340 @@
+"""One door to objects: the same behaviour on disk and in S3, and what a bad network does to it."""
+
+import hashlib
+import os
+import threading
+import time
+
+import pytest
+
+from inpaint import storage
+from inpaint.errors import StorageError
+from inpaint.storage import retries, s3
+from tests.faulty_s3 import altered, cut_after, drip, shared_server, silent
+
+
+@pytest.fixture
+def store(monkeypatch):
+    monkeypatch.setattr(retries, "BACKOFF_SECONDS", 0.001)
+    server = shared_server().forget()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
+    return server
+
+
+@pytest.fixture(params=["disk", "s3"])
+def root(request, tmp_path):
+    if request.param == "disk":
+        return str(tmp_path / "root")
+    request.getfixturevalue("store")
+    return "s3://lab/root"
+
+
+def test_what_is_written_is_read_back_whole_and_in_part(root):
+    url = storage.join(root, "a", "b.bin")
+    storage.write_bytes(url, b"0123456789")
+
+    assert storage.read_bytes(url) == b"0123456789"
+    assert storage.read_range(url, 3, 4) == b"3456"
+    assert storage.stat(url).size == 10
+    assert storage.exists(url)
+    assert not storage.exists(storage.join(root, "a"))
+
+
+def test_a_range_past_the_end_is_refused(root):
+    url = storage.join(root, "short")
+    storage.write_bytes(url, b"12345")
+
+    with pytest.raises(StorageError, match="ends at byte 5, expected 9"):
+        storage.read_range(url, 3, 6)
+    with pytest.raises(StorageError, match="truncated"):
+        storage.read_range(url, 7, 2)
+
+
+def test_a_listing_is_recursive_sorted_and_complete_over_several_pages(root):
+    for name in ("b/2", "a", "b/1", "c/d/e", "b/3", "f"):
+        storage.write_bytes(storage.join(root, name), b"x" * len(name))
+
+    found = list(storage.list_objects(root))
+
+    assert [info.url.removeprefix(root) for info in found] == ["/a", "/b/1", "/b/2", "/b/3", "/c/d/e", "/f"]
+    assert [info.size for info in found] == [1, 3, 3, 3, 5, 1]
+    assert storage.list_folders(root) == ["b", "c"]
+    assert list(storage.list_objects(storage.join(root, "nothing"))) == []
+    assert storage.list_folders(storage.join(root, "nothing")) == []
+
+
+def test_a_folder_whose_name_begins_alike_is_not_listed(root):
+    storage.write_bytes(storage.join(root, "train/1"), b"")
+    storage.write_bytes(storage.join(root, "training/2"), b"")
+
+    assert [storage.name_of(info.url) for info in storage.list_objects(storage.join(root, "train"))] == ["1"]
+
+
+def test_only_the_first_writer_of_an_absent_object_wins(root):
+    url = storage.join(root, "lease")
+    storage.write_bytes(url, b"first", if_absent=True)
+
+    with pytest.raises(storage.AlreadyExists, match="lease"):
+        storage.write_bytes(url, b"second", if_absent=True)
+    assert storage.read_bytes(url) == b"first"
+
+
+def test_a_write_that_expects_a_version_refuses_any_other(root):
+    url = storage.join(root, "lease")
+    first = storage.write_bytes(url, b"one")
+    second = storage.write_if_match(url, b"two", first)
+
+    assert storage.stat(url).etag == second
+    with pytest.raises(storage.ChangedMeanwhile):
+        storage.write_if_match(url, b"three", first)
+    with pytest.raises(storage.ChangedMeanwhile):
+        storage.write_if_match(storage.join(root, "gone", "lease"), b"three", first)
+    assert storage.read_bytes(url) == b"two"
+
+
+def test_only_one_of_many_threads_replaces_a_version_on_disk(tmp_path):
+    url = str(tmp_path / "lease")
+    etag, won = storage.write_bytes(url, b"start"), []
+
+    def attempt(number):
+        try:
+            storage.write_if_match(url, f"{number}".encode(), etag)
+            won.append(number)
+        except storage.ChangedMeanwhile:
+            pass
+
+    threads = [threading.Thread(target=attempt, args=(i,)) for i in range(8)]
+    [thread.start() for thread in threads]
+    [thread.join() for thread in threads]
+    assert len(won) == 1
+    assert storage.read_bytes(url) == f"{won[0]}".encode()
+
+
+def test_delete_takes_one_object_and_delete_tree_everything_below(root):
+    for name in ("keep", "tree/1", "tree/2/3"):
+        storage.write_bytes(storage.join(root, name), b"")
+    storage.delete(storage.join(root, "never was"))
+    storage.delete_tree(storage.join(root, "tree"))
+
+    assert [storage.name_of(info.url) for info in storage.list_objects(root)] == ["keep"]
+
+
+def test_upload_and_download_carry_a_file_and_report_every_byte(root, tmp_path):
+    data, up, down = os.urandom(3_000_000), [], []
+    (tmp_path / "source").write_bytes(data)
+    storage.upload(tmp_path / "source", storage.join(root, "copy"), progress=up.append)
+    digest = hashlib.sha256(data).hexdigest()
+    storage.download(storage.join(root, "copy"), tmp_path / "back", sha256=digest, progress=down.append)
+
+    assert (tmp_path / "back").read_bytes() == data
+    assert sum(up) == sum(down) == len(data)
+    assert [path.name for path in tmp_path.iterdir() if path.name.endswith(".part")] == []
+
+
+def test_a_download_with_another_checksum_never_appears(root, tmp_path):
+    storage.write_bytes(storage.join(root, "object"), b"other bytes")
+
+    with pytest.raises(StorageError, match="sha256"):
+        storage.download(storage.join(root, "object"), tmp_path / "file", sha256="0" * 64)
+    assert not (tmp_path / "file").exists()
+
+
+def test_a_missing_object_is_said_to_be_missing(root, tmp_path):
+    url = storage.join(root, "none")
+    for action in (storage.read_bytes, storage.stat, lambda url: storage.download(url, tmp_path / "x")):
+        with pytest.raises(storage.MissingObject, match="none"):
+            action(url)
+
+
+def test_check_writable_leaves_nothing_behind(root):
+    storage.check_writable(root)
+    assert list(storage.list_objects(root)) == []
+
+
+def test_check_writable_says_why_a_folder_cannot_be_written():
+    with pytest.raises(StorageError, match="/proc"):
+        storage.check_writable("/proc/inpaint")
+
+
+def test_another_scheme_is_refused_and_file_urls_are_local(tmp_path):
+    with pytest.raises(StorageError, match="gs://"):
+        storage.read_bytes("gs://bucket/key")
+    storage.write_bytes(f"file://{tmp_path}/a", b"1")
+    assert (tmp_path / "a").read_bytes() == b"1"
+
+
+@pytest.mark.parametrize("faults", [[500, 503], [503] * 5, [cut_after(700_000), cut_after(100), 500], [silent]])
+def test_a_read_survives_what_passes(store, faults, monkeypatch):
+    if silent in faults:  # the client learns how long to wait when it is made
+        monkeypatch.setattr(s3, "SILENCE_SECONDS", 0.3)
+        monkeypatch.setattr(s3, "_clients", {})
+    data = store.objects["big"] = os.urandom(2_000_000)
+    store.fail("big", *faults)
+
+    before = storage.traffic()
+    assert storage.read_bytes("s3://lab/big") == data
+    assert storage.traffic()["retries"] - before["retries"] == len(faults)
+
+
+def test_a_cut_body_is_continued_at_the_byte_where_it_was_cut(store):
+    data = store.objects["big"] = os.urandom(2_000_000)
+    store.fail("big", cut_after(1_500_000))
+    before = storage.traffic()["bytes_read"]
+
+    assert storage.read_range("s3://lab/big", 100, 1_900_000) == data[100:1_900_100]
+
+    assert store.requests[0][2] == "bytes=100-1900099"
+    assert store.requests[1][2] == "bytes=1500100-1900099"
+    assert storage.traffic()["bytes_read"] - before == 1_900_000
+
+
+def test_a_dripping_body_is_asked_for_again(store, monkeypatch):
+    monkeypatch.setattr(s3, "SILENCE_SECONDS", 0.3)
+    data = store.objects["object"] = os.urandom(1000)
+    store.fail("object", drip)
+
+    began = time.monotonic()
+    assert storage.read_bytes("s3://lab/object") == data
+    assert time.monotonic() - began < 5  # 50 s at the speed of the first answer
+
+
+def test_an_object_that_is_replaced_during_a_read_is_never_mixed(store):
+    store.objects["object"] = b"a" * 1_000_000
+
+    def replace(handler, body):
+        store.objects["object"] = b"b" * 1_000_000
+        cut_after(500_000)(handler, body)
+
+    store.fail("object", replace)
+    with pytest.raises(storage.ChangedMeanwhile, match="replaced while it was being read"):
+        storage.read_bytes("s3://lab/object")
+
+
+@pytest.mark.parametrize(
+    ("status", "said", "asked"),
+    [(403, "403", 1), (404, "no such object", 1), (500, "6 attempts", 6), (503, "SlowDown", 6)],
+)
+def test_a_lasting_failure_is_one_clear_line(store, status, said, asked):
+    store.always["object"] = status
+
+    with pytest.raises(StorageError, match=said) as caught:
+        storage.read_bytes("s3://lab/object")
+    assert str(caught.value).startswith("s3://lab/object: ")
+    assert "\n" not in str(caught.value)
+    assert store.count("GET", "object") == asked
+
+
+def test_waits_between_attempts_grow_and_are_jittered(monkeypatch):
+    waits = []
+    monkeypatch.setattr(retries.time, "sleep", waits.append)
+    attempts = retries.Retries("s3://lab/object", "read", on_retry=lambda: None)
+    for _ in range(retries.ATTEMPTS - 1):
+        attempts.failed(ConnectionError("cut"))
+
+    ceilings = [0.2, 0.4, 0.8, 1.6, 3.2]
+    assert all(ceiling / 2 <= wait <= ceiling for wait, ceiling in zip(waits, ceilings, strict=True))
+    assert len({wait / ceiling for wait, ceiling in zip(waits, ceilings, strict=True)}) == 5
+
+
+def test_an_unreachable_service_is_named_with_the_setting(monkeypatch):
+    monkeypatch.setattr(retries, "BACKOFF_SECONDS", 0.001)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    with pytest.raises(StorageError, match="AWS_ENDPOINT_URL"):
+        storage.read_bytes("s3://lab/object")
+
+
+def test_a_download_goes_on_where_an_earlier_one_stopped(store, tmp_path, monkeypatch):
+    monkeypatch.setattr(storage, "WINDOW_BYTES", 1_000_000)
+    data = store.objects["big"] = os.urandom(3_500_000)
+
+    def stop(done):
+        if sum(seen) + done > 2_000_000:
+            raise KeyboardInterrupt
+        seen.append(done)
+
+    seen: list[int] = []
+    with pytest.raises(KeyboardInterrupt):
+        storage.download("s3://lab/big", tmp_path / "big", progress=stop)
+    assert not (tmp_path / "big").exists()
+    before = storage.traffic()["bytes_read"]
+    storage.download("s3://lab/big", tmp_path / "big", sha256=hashlib.sha256(data).hexdigest())
+
+    assert (tmp_path / "big").read_bytes() == data
+    assert storage.traffic()["bytes_read"] - before == 500_000  # the three whole windows were kept
+
+
+def test_a_download_whose_bytes_were_altered_on_the_way_is_fetched_again(store, tmp_path):
+    data = store.objects["object"] = os.urandom(5000)
+    store.fail("object", 500, altered)  # HEAD, GET
+
+    storage.download("s3://lab/object", tmp_path / "file", sha256=hashlib.sha256(data).hexdigest())
+    assert (tmp_path / "file").read_bytes() == data
+
+
+def test_a_write_whose_answer_was_lost_is_not_taken_for_somebody_elses(store):
+    store.fail("lease", "lost answer")
+    storage.write_bytes("s3://lab/lease", b"mine", if_absent=True)
+    assert store.objects["lease"] == b"mine"
+
+
+def test_expired_credentials_are_looked_up_again(store, monkeypatch):
+    monkeypatch.setattr(s3, "_clients", {})
+    store.objects["object"] = b"1"
+    assert storage.read_bytes("s3://lab/object") == b"1"
+    store.refused_keys.add("testing")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "renewed")
+
+    assert storage.read_bytes("s3://lab/object") == b"1"
+
+
+def test_credentials_that_stay_expired_are_named(store, monkeypatch):
+    monkeypatch.setattr(retries, "ATTEMPTS", 2)
+    monkeypatch.setattr(s3, "_clients", {})
+    store.refused_keys.add("testing")
+    store.objects["object"] = b"1"
+    with pytest.raises(StorageError, match="expired"):
+        storage.read_bytes("s3://lab/object")
+
+
+def test_a_multipart_upload_arrives_whole(tmp_path, moto_endpoint):
+    data = os.urandom(20_000_000)
+    (tmp_path / "big").write_bytes(data)
+    done = []
+    storage.upload(tmp_path / "big", "s3://parts/big", progress=done.append)
+
+    assert sum(done) == len(data)
+    assert storage.read_bytes("s3://parts/big") == data
+    with pytest.raises(storage.AlreadyExists):
+        storage.write_bytes("s3://parts/big", b"", if_absent=True)
+
+
+@pytest.fixture
+def moto_endpoint(monkeypatch):
+    import logging
+
+    from moto.server import ThreadedMotoServer
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+    import boto3
+
+    boto3.client("s3").create_bucket(Bucket="parts")
+    yield
+    server.stop()
+
+
+def test_a_full_disk_is_said_to_be_full(monkeypatch, tmp_path):
+    import errno
+
+    storage.write_bytes(str(tmp_path / "object"), b"1")
+
+    def full(*args, **kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(storage.OutOfSpace, match="disk is full"):
+        storage.write_bytes(str(tmp_path / "other"), b"2")
+    assert [path.name for path in tmp_path.iterdir()] == ["object"]
