@@ -23,7 +23,7 @@ from inpaint.errors import DataError
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["Index", "ShardInfo", "ShardRecord", "index_set", "index_tar", "load_index", "write_index"]
+__all__ = ["Index", "ShardInfo", "ShardRecord", "index_set", "index_tar", "load_index", "read_index", "write_index"]
 
 FORMAT = "inpaint-shards"
 VERSION = 1
@@ -128,6 +128,17 @@ def load_index(url: str) -> Index:
     Raises:
         DataError: there is no index, it is another program's, it is damaged, or it is older than its shards.
     """
+    index = read_index(url)
+    _refuse_stale(index)
+    return index
+
+
+def read_index(url: str) -> Index:
+    """The index of the set at `url` as it was written, without a look at the shards.
+
+    Raises:
+        DataError: there is no index, it is another program's, or it is damaged.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -138,9 +149,7 @@ def load_index(url: str) -> Index:
         raise DataError(f"{url}: {INDEX} is there but {SAMPLES} is not; {_again(url)}") from None
     if hashlib.sha256(parquet).hexdigest() != header["samples_sha256"]:
         raise DataError(f"{url}: {SAMPLES} is not the one {INDEX} was written with; {_again(url)}")
-    index = _index(url, header, pq.read_table(pa.BufferReader(parquet)))
-    _refuse_stale(index)
-    return index
+    return _index(url, header, pq.read_table(pa.BufferReader(parquet)))
 
 
 def index_set(url: str, *, progress: storage.Progress | None = None) -> Index:
