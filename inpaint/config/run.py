@@ -289,10 +289,34 @@ def load_run(
     overrides = parse_overrides(assignments)
     given = {"name": name, "root": root, "resources.num_workers": num_workers}
     overrides |= {path: value for path, value in given.items() if value is not None}
-    values = apply_overrides(values, overrides)
-    values.setdefault("name", values.get("preset") or Path(source).stem)
-    values.setdefault("root", os.environ.get("INPAINT_ROOT") or "inpaint-root")
+    values = {
+        "name": values.get("preset") or Path(source).stem,
+        "root": os.environ.get("INPAINT_ROOT") or "inpaint-root",
+    } | values
+    values = apply_overrides(_spell_out(values, overrides), overrides)
     return validate(RunConfig, values, place=source)
+
+
+def _spell_out(values: dict[str, Any], paths: Iterable[str]) -> dict[str, Any]:
+    """`values` with the groups that `paths` reach into written out where only their defaults stood.
+
+    A method's default optimizer has betas of its own; setting its learning rate alone must keep them.
+    """
+    try:
+        full = validate(RunConfig, values, place="").to_dict()
+    except ConfigError:
+        return values  # what is wrong is told once the overrides, which may mend it, are laid over
+    defaults: dict[str, Any] = {}
+    for path in paths:
+        given: Any = values
+        known: Any = full
+        for place, part in enumerate(parents := path.split(".")[:-1], start=1):
+            given, known = given.get(part), known.get(part)
+            if given is None and isinstance(known, dict):
+                defaults[".".join(parents[:place])] = known
+            if not (isinstance(given, dict) and isinstance(known, dict)):
+                break
+    return apply_overrides(values, defaults)
 
 
 def _read(source: str) -> dict[str, Any]:

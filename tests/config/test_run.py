@@ -76,3 +76,10 @@ def test_settings_load_without_torch():
     code = "import sys; sys.modules['torch'] = None; import inpaint.config as c; print(c.load_run('tiny').total_steps)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "400"
+
+
+def test_changing_one_setting_of_a_default_group_keeps_the_others():
+    run = load_run("context-encoder-paris", assignments=["method.local_optimizer.learning_rate=1e-3"])
+    assert run.method.local_optimizer.learning_rate == 1e-3
+    assert run.method.local_optimizer.betas == (0.5, 0.999)  # the method's own; Adam's would be (0.9, 0.999)
+    assert run.method.global_optimizer.learning_rate == 3e-4
