@@ -1,0 +1,66 @@
+"""TIFF with 16 bits per channel, which Pillow does not read when there is more than one."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+SIGNATURES = (b"II*\0", b"MM\0*")
+ORIENTATION, ICC_PROFILE = 274, 34675  # tags
+RGB, GREY = 2, 1  # photometric interpretations
+ALPHA = 2  # extra sample: alpha that colours are not multiplied by
+
+
+@dataclass(frozen=True)
+class DeepTiff:
+    """A decoded file: uint16 [H, W, channels] as its rows lie, and what goes with them."""
+
+    pixels: np.ndarray
+    orientation: int
+    kept: dict[str, Any]
+
+
+def decode(data: bytes) -> DeepTiff | None:
+    """The pixels of a 16-bit TIFF of several channels, or None when these bytes are something else.
+
+    Raises:
+        ValueError: a compression that cannot be read here.
+    """
+    if data[:4] not in SIGNATURES:
+        return None
+    import tifffile
+
+    with tifffile.TiffFile(io.BytesIO(data)) as file:
+        page = file.pages[0]
+        channels = page.samplesperpixel
+        if page.bitspersample != 16 or page.photometric not in (RGB, GREY) or not 2 <= channels <= 4:
+            return None
+        pixels = page.asarray()
+        if page.planarconfig == 2:
+            pixels = np.moveaxis(pixels, 0, -1)
+        orientation = page.tags.valueof(ORIENTATION, 1)
+        profile = page.tags.valueof(ICC_PROFILE)
+    kept = {"icc_profile": bytes(profile) if profile else None}
+    return DeepTiff(np.ascontiguousarray(pixels), int(orientation) if 1 <= orientation <= 8 else 1, kept)
+
+
+def encode(pixels: np.ndarray, *, orientation: int, icc_profile: bytes | None) -> bytes:
+    """A TIFF file of uint16 [H, W, channels], compressed without loss."""
+    import tifffile
+
+    buffer, channels = io.BytesIO(), pixels.shape[2]
+    tifffile.imwrite(
+        buffer,
+        pixels if channels > 1 else pixels[..., 0],
+        photometric="rgb" if channels >= 3 else "minisblack",
+        planarconfig="contig" if channels > 1 else None,
+        extrasamples=[ALPHA] if channels in (2, 4) else None,
+        compression="zlib",
+        iccprofile=icc_profile,
+        extratags=[(ORIENTATION, "H", 1, orientation, True)],
+        metadata=None,
+    )
+    return buffer.getvalue()

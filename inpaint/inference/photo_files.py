@@ -1,0 +1,265 @@
+"""Photos of every kind as arrays that lose nothing, and back into files that lose nothing.
+
+What Pillow would cut down (16 bits per channel in PNG and TIFF) is read and written by other doors. Pixels are upright
+in memory and lie in the file as they lay in the source, with its EXIF orientation, metadata and colour profile.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from inpaint.errors import DataError
+from inpaint.inference import deep_png, deep_tiff
+
+ORIENTATION = 0x0112  # EXIF tag
+DESCRIPTIVE = (0x010E, 0x010F, 0x0110, 0x0112, 0x0131, 0x0132, 0x013B, 0x8298)  # TIFF tags that describe, not lay out
+LOSSLESS = {".png": "PNG", ".tif": "TIFF", ".tiff": "TIFF", ".webp": "WEBP", ".bmp": "BMP"}
+LOSSY = {".jpg": "JPEG", ".jpeg": "JPEG"}
+KINDS = {
+    "PNG": ("L", "LA", "RGB", "RGBA", "1"),
+    "TIFF": ("L", "LA", "RGB", "RGBA", "CMYK", "1"),
+    "WEBP": ("RGB", "RGBA"),
+    "BMP": ("L", "RGB", "1"),
+    "JPEG": ("L", "RGB", "CMYK"),
+}
+CHANNELS = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}  # of 16-bit photos
+DEEP = ("PNG", "TIFF")
+JPEG_QUALITY = 95
+_UPRIGHT: dict[int, Callable[[np.ndarray], np.ndarray]] = {  # rows of a file with this EXIF orientation → upright
+    1: lambda rows: rows,
+    2: lambda rows: rows[:, ::-1],
+    3: lambda rows: rows[::-1, ::-1],
+    4: lambda rows: rows[::-1],
+    5: lambda rows: rows.swapaxes(0, 1),
+    6: lambda rows: np.rot90(rows, -1),
+    7: lambda rows: rows[::-1, ::-1].swapaxes(0, 1),
+    8: lambda rows: np.rot90(rows, 1),
+}
+_BACK = {**{orientation: orientation for orientation in range(1, 9)}, 6: 8, 8: 6}  # the turn that undoes another
+
+
+@dataclass(frozen=True)
+class Photo:
+    """A photo upright in memory.
+
+    Attributes:
+        pixels: [H, W, channels], uint8 or uint16.
+        kind: what the channels are: 1 (0 or 255), L, LA, RGB, RGBA or CMYK.
+        orientation: EXIF's number for how the file's rows lie; 1 when they lie as in `pixels`.
+        kept: what goes into the next file unchanged: `exif` and `icc_profile` bytes, `dpi`.
+    """
+
+    pixels: np.ndarray
+    kind: str
+    orientation: int = 1
+    kept: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height, in pixels."""
+        return self.pixels.shape[1], self.pixels.shape[0]
+
+    @property
+    def stored_size(self) -> tuple[int, int]:
+        """Width and height of the file's own rows, in pixels."""
+        return self.size[::-1] if self.orientation >= 5 else self.size
+
+    @property
+    def levels(self) -> int:
+        """The value of white: 255 or 65535."""
+        return int(np.iinfo(self.pixels.dtype).max)
+
+    @property
+    def alpha(self) -> bool:
+        return self.kind in ("LA", "RGBA")
+
+
+def read_photo(path: str | Path) -> Photo:
+    """A photo file, upright, with every bit of its pixels.
+
+    Palettes become the colours they stand for; everything else keeps its kind.
+
+    Raises:
+        DataError: absent, not an image, damaged, animated, or of a kind that cannot be filled.
+    """
+    path = Path(path)
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); give the path of a photo") from error
+    with warnings.catch_warnings(), _any_size():
+        warnings.simplefilter("ignore")  # Pillow's remarks on odd but readable metadata
+        try:
+            return _read(data, path)
+        except DataError:
+            raise
+        except (OSError, ValueError, SyntaxError, RuntimeError, MemoryError) as error:
+            raise DataError(f"{path}: not a readable image ({_first_line(error)}); give a whole PNG or JPEG") from error
+
+
+def write_photo(photo: Photo, path: str | Path, *, lossy: bool = False) -> None:
+    """Write a photo whole or not at all, its rows as they lay in the file it came from.
+
+    Args:
+        photo: as `read_photo` gave it, its pixels changed.
+        path: .png, .tif, .webp or .bmp keep every bit; .jpg does not and must be wanted.
+        lossy: allow .jpg.
+
+    Raises:
+        DataError: an ending that is unknown or cannot hold this photo, or a folder that cannot be written.
+    """
+    path = Path(path)
+    file_format = output_format(photo, path, lossy=lossy)
+    scratch = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        scratch.write_bytes(encode(as_stored(photo, file_format), file_format))
+        os.replace(scratch, path)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written ({error.strerror or error}); choose another place") from error
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def output_format(photo: Photo, path: Path, *, lossy: bool) -> str:
+    """The file format that `path` asks for, when it can hold the photo.
+
+    Raises:
+        DataError: it cannot, or would change known pixels without being told to.
+    """
+    ending = path.suffix.lower()
+    if ending in LOSSY and not lossy:
+        raise DataError(
+            f"{path}: JPEG cannot keep known pixels bit for bit; write {path.stem}.png, or allow it with --lossy"
+        )
+    file_format = {**LOSSLESS, **LOSSY}.get(ending)
+    if file_format is None:
+        raise DataError(f"{path}: unknown ending {ending or '(none)'}; write {path.stem}.png")
+    deep = photo.pixels.dtype == np.uint16
+    if deep and file_format not in DEEP:
+        raise DataError(f"{path}: {file_format} holds 8 bits per channel, the photo has 16; write {path.stem}.png")
+    if photo.alpha and not any(kind.endswith("A") for kind in KINDS[file_format]):
+        raise DataError(f"{path}: {file_format} has no alpha channel, the photo does; write {path.stem}.png")
+    return file_format
+
+
+def holds(file_format: str, kind: str) -> bool:
+    """Whether a file format keeps this kind of pixel as it is."""
+    return kind in KINDS[file_format]
+
+
+def as_stored(photo: Photo, file_format: str) -> Photo:
+    """The photo with its rows as in the file it came from, where the format can say how they lie."""
+    if file_format == "BMP":
+        return photo
+    return replace(photo, pixels=turned(photo.pixels, _BACK[photo.orientation]))
+
+
+def turned(rows: np.ndarray, orientation: int) -> np.ndarray:
+    """Rows of a file with an EXIF orientation of 1 to 8, upright; [H, W] or [H, W, channels]."""
+    return np.ascontiguousarray(_UPRIGHT[orientation](rows))
+
+
+def encode(photo: Photo, file_format: str) -> bytes:
+    """The bytes of a file of a photo whose rows lie as they shall."""
+    kept = {key: value for key, value in photo.kept.items() if value is not None}
+    if photo.pixels.dtype == np.uint16:
+        if file_format == "PNG":
+            return deep_png.encode(photo.pixels, exif=kept.get("exif"), icc_profile=kept.get("icc_profile"))
+        return deep_tiff.encode(photo.pixels, orientation=photo.orientation, icc_profile=kept.get("icc_profile"))
+    options: dict[str, Any] = {
+        "PNG": {}, "TIFF": {"compression": "tiff_lzw"}, "WEBP": {"lossless": True, "exact": True}, "BMP": {},
+        "JPEG": {"quality": JPEG_QUALITY, "subsampling": 0},
+    }[file_format]  # fmt: skip
+    if file_format == "BMP":
+        kept = {}
+    elif file_format == "TIFF" and "exif" in kept:
+        kept["exif"] = _descriptive(kept["exif"])
+    buffer = io.BytesIO()
+    _image(photo).save(buffer, format=file_format, **options, **kept)
+    return buffer.getvalue()
+
+
+def _read(data: bytes, path: Path) -> Photo:
+    deep = deep_tiff.decode(data)
+    if deep is not None:
+        return Photo(turned(deep.pixels, deep.orientation), CHANNELS[deep.pixels.shape[2]], deep.orientation, deep.kept)
+    with Image.open(io.BytesIO(data)) as image:
+        if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":  # the others in an MPO are previews
+            raise DataError(f"{path}: has {image.n_frames} frames; a photo is one still image")
+        exif = image.getexif()
+        orientation = exif.get(ORIENTATION, 1)
+        orientation = orientation if orientation in _UPRIGHT else 1
+        kept = {
+            "exif": exif.tobytes() if image.format == "TIFF" else image.info.get("exif"),
+            "icc_profile": image.info.get("icc_profile"),
+            "dpi": image.info.get("dpi"),
+        }
+        if deep_png.is_deep(data):
+            pixels = deep_png.decode(data)
+            kind = CHANNELS[pixels.shape[2]]
+        else:
+            pixels, kind = _plain(image, path)
+    lying = 1 if image.format == "TIFF" else orientation  # Pillow turns TIFF upright by itself
+    return Photo(turned(pixels, lying), kind, orientation, kept)
+
+
+def _plain(image: Image.Image, path: Path) -> tuple[np.ndarray, str]:
+    """Pixels as Pillow reads them, [H, W, channels], and their kind."""
+    if image.mode in ("P", "PA"):
+        image = image.convert("RGBA" if image.has_transparency_data else "RGB")
+    elif image.mode in ("L", "RGB", "1") and "transparency" in image.info:  # one colour that means transparent
+        image = image.convert("LA" if image.mode in ("L", "1") else "RGBA")
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        levels = np.asarray(image)
+        if levels.min() < 0 or levels.max() > 65535:
+            raise DataError(f"{path}: has values {levels.min()}..{levels.max()}; expected 0 to 65535. Convert it first")
+        return levels.astype(np.uint16)[..., None], "L"
+    if image.mode == "1":
+        return np.asarray(image.convert("L"))[..., None], "1"
+    if image.mode not in ("L", "LA", "RGB", "RGBA", "CMYK"):
+        raise DataError(f"{path}: mode {image.mode} cannot be filled; convert it to RGB first")
+    pixels = np.asarray(image)
+    return (pixels if pixels.ndim == 3 else pixels[..., None]), image.mode
+
+
+def _image(photo: Photo) -> Image.Image:
+    pixels = photo.pixels[..., 0] if photo.pixels.shape[2] == 1 else photo.pixels
+    if photo.kind == "1":
+        return Image.fromarray(np.ascontiguousarray(pixels)).convert("1", dither=Image.Dither.NONE)
+    if photo.kind == "CMYK":
+        return Image.frombytes("CMYK", (pixels.shape[1], pixels.shape[0]), pixels.tobytes())
+    return Image.fromarray(np.ascontiguousarray(pixels))
+
+
+def _descriptive(exif: bytes) -> Image.Exif:
+    """What a TIFF may take over of another file's EXIF: what describes the photo, not how that file was laid out."""
+    source, kept = Image.Exif(), Image.Exif()
+    source.load(exif)
+    for tag in DESCRIPTIVE:
+        if tag in source:
+            kept[tag] = source[tag]
+    return kept
+
+
+@contextmanager
+def _any_size() -> Iterator[None]:
+    """A photo the user names is no decompression bomb."""
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]

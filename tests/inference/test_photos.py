@@ -1,0 +1,279 @@
+"""Photos of every kind keep their known pixels bit for bit in the file that is written."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+import zlib
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image, ImageOps
+
+from inpaint.errors import DataError
+from inpaint.inference import deep_png, fill_photo, read_photo
+from tests.inference.painters import Painter
+
+SIZE = (50, 37)  # width, height: off every grid
+HOLE = (slice(10, 20), slice(5, 30))
+
+
+def noise(channels: int, levels: int = 256) -> np.ndarray:
+    values = np.random.default_rng(0).integers(0, levels, (SIZE[1], SIZE[0], channels))
+    return values.astype(np.uint8 if levels == 256 else np.uint16)
+
+
+@pytest.fixture
+def mask(tmp_path):
+    holes = np.zeros(SIZE[::-1], np.uint8)
+    holes[HOLE] = 255
+    Image.fromarray(holes).save(tmp_path / "mask.png")
+    return tmp_path / "mask.png"
+
+
+def opened(path) -> Image.Image:
+    """An image file that needs no closing."""
+    return Image.open(io.BytesIO(path.read_bytes()))
+
+
+def known(values: np.ndarray) -> np.ndarray:
+    outside = np.ones(values.shape[:2], bool)
+    outside[HOLE] = False
+    return values[outside]
+
+
+@pytest.mark.parametrize("ending", ["png", "tif", "webp"])
+@pytest.mark.parametrize(("mode", "channels"), [("RGB", 3), ("RGBA", 4), ("L", 1)])
+def test_known_pixels_survive_in_every_lossless_file(tmp_path, mask, mode, channels, ending):
+    pixels = noise(channels)
+    Image.fromarray(pixels.squeeze()).save(tmp_path / "photo.png")
+    done = fill_photo(Painter(), tmp_path / "photo.png", mask, tmp_path / f"out.{ending}")
+
+    written = opened(tmp_path / f"out.{ending}")
+    assert written.mode == ("RGB" if (mode, ending) == ("L", "webp") else mode)
+    values = np.asarray(written.convert(mode)).reshape(SIZE[1], SIZE[0], channels)
+    assert np.array_equal(known(values), known(pixels))
+    drawn = {"L": [152], "RGB": [255, 128, 0], "RGBA": [255, 128, 0]}[mode]  # 0.299 + 0.587 / 2 = 0.5925
+    assert abs(values[15, 15, : len(drawn)].astype(int) - drawn).max() <= 1
+    assert done.hole_ratio == pytest.approx(250 / (50 * 37))
+
+
+def test_alpha_stays_also_in_the_hole(tmp_path, mask):
+    pixels = noise(4)
+    Image.fromarray(pixels).save(tmp_path / "photo.png")
+    fill_photo(Painter(), tmp_path / "photo.png", mask, tmp_path / "out.png")
+    assert np.array_equal(np.asarray(opened(tmp_path / "out.png"))[..., 3], pixels[..., 3])
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize("ending", ["png", "tif"])
+def test_sixteen_bits_stay_sixteen_bits(tmp_path, mask, channels, ending):
+    pixels = noise(channels, 65536)
+    tifffile.imwrite(tmp_path / "photo.tif", pixels.squeeze(), photometric="rgb" if channels > 1 else "minisblack",
+                     extrasamples=[2] if channels == 4 else None)  # fmt: skip
+    fill_photo(Painter(), tmp_path / "photo.tif", mask, tmp_path / f"once.{ending}")
+    fill_photo(Painter((0.0, 0.0, 0.0)), tmp_path / f"once.{ending}", mask, tmp_path / "twice.png")
+
+    for name in (f"once.{ending}", "twice.png"):
+        again = read_photo(tmp_path / name)
+        assert again.pixels.dtype == np.uint16
+        assert np.array_equal(known(again.pixels), known(pixels))
+    assert (again.pixels[HOLE][..., :3 if channels > 1 else 1] == 0).all()
+
+
+@pytest.mark.filterwarnings("ignore:The image decoding and encoding capabilities of TorchVision:DeprecationWarning")
+def test_a_deep_png_is_read_by_others_as_it_was_written(tmp_path):
+    import torch
+    from torchvision.io import ImageReadMode, decode_image
+
+    pixels = noise(3, 65536)
+    data = deep_png.encode(pixels, exif=b"Exif\0\0MM\0*\0\0\0\x08\0\0\0\0\0\0")
+    decoded = decode_image(torch.frombuffer(bytearray(data), dtype=torch.uint8), ImageReadMode.UNCHANGED)
+    assert np.array_equal(decoded.numpy().transpose(1, 2, 0), pixels)
+    assert np.array_equal(deep_png.decode(data), pixels)
+    (tmp_path / "deep.png").write_bytes(data)
+    assert np.array_equal(np.asarray(opened(tmp_path / "deep.png")), (pixels >> 8).astype(np.uint8))
+
+
+@pytest.mark.parametrize("filter_type", range(5))
+def test_every_filter_of_a_deep_png_is_undone(filter_type):
+    """The filters as the PNG specification writes them, pixel by pixel."""
+    pixels = noise(3, 65536)[:9, :7]
+    rows = np.ascontiguousarray(pixels.astype(">u2")).view(np.uint8).reshape(9, 42).astype(int)
+    packed = b""
+    for y in range(9):
+        packed += bytes([filter_type])
+        for x in range(42):
+            a, b = rows[y, x - 6] if x >= 6 else 0, rows[y - 1, x] if y else 0
+            c = rows[y - 1, x - 6] if y and x >= 6 else 0
+            nearest = min((abs(b - c), 0, a), (abs(a - c), 1, b), (abs(a + b - 2 * c), 2, c))[2]
+            packed += bytes([(rows[y, x] - [0, a, b, (a + b) // 2, nearest][filter_type]) % 256])
+    data = deep_png.encode(pixels)
+    start = data.index(b"IDAT") - 4
+    data = data[:start] + deep_png._chunk(b"IDAT", zlib.compress(packed)) + deep_png._chunk(b"IEND", b"")
+    assert np.array_equal(deep_png.decode(data), pixels)
+
+
+def test_a_damaged_deep_png_is_refused(tmp_path):
+    data = bytearray(deep_png.encode(noise(3, 65536)))
+    data[200] ^= 1
+    (tmp_path / "photo.png").write_bytes(data)
+    with pytest.raises(DataError, match=r"photo\.png: not a readable image"):
+        read_photo(tmp_path / "photo.png")
+    (tmp_path / "photo.png").write_bytes(data[:150])
+    with pytest.raises(DataError, match=r"photo\.png: not a readable image"):
+        read_photo(tmp_path / "photo.png")
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_kept_and_the_mask_is_meant_as_displayed(tmp_path, orientation):
+    stored = noise(3)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    exif[0x010F] = "Maker"
+    Image.fromarray(stored).save(tmp_path / "photo.png", exif=exif)
+    displayed = ImageOps.exif_transpose(opened(tmp_path / "photo.png"))
+    holes = np.zeros(displayed.size[::-1], np.uint8)
+    holes[2:12, 3:9] = 255
+    Image.fromarray(holes).save(tmp_path / "mask.png")
+    for ending in ("png", "webp", "tif"):
+        fill_photo(Painter(), tmp_path / "photo.png", tmp_path / "mask.png", tmp_path / f"out.{ending}")
+
+        written = opened(tmp_path / f"out.{ending}")
+        assert written.getexif()[0x0112] == orientation
+        assert written.getexif()[0x010F] == "Maker"
+        if ending != "tif":  # Pillow turns TIFF as it reads
+            assert written.size == SIZE
+        upright = np.asarray(ImageOps.exif_transpose(written))
+        assert np.array_equal(upright[holes == 0], np.asarray(displayed)[holes == 0])
+        assert (upright[holes == 255] == [255, 128, 0]).all()
+
+
+def test_a_mask_made_for_the_stored_rows_is_turned_with_them(tmp_path, mask):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(noise(3)).save(tmp_path / "photo.png", exif=exif)
+    fill_photo(Painter(), tmp_path / "photo.png", mask, tmp_path / "out.png")
+    assert np.array_equal(known(np.asarray(opened(tmp_path / "out.png"))), known(noise(3)))
+
+
+def test_a_palette_becomes_the_colours_it_stands_for(tmp_path, mask):
+    photo = Image.fromarray(noise(3)).quantize(16)
+    photo.save(tmp_path / "photo.png")
+    fill_photo(Painter(), tmp_path / "photo.png", mask, tmp_path / "out.png")
+    written = opened(tmp_path / "out.png")
+    assert written.mode == "RGB"
+    assert np.array_equal(known(np.asarray(written)), known(np.asarray(photo.convert("RGB"))))
+
+
+def test_a_transparent_palette_keeps_its_transparency(tmp_path, mask):
+    photo = Image.fromarray(noise(3)).quantize(16)
+    photo.save(tmp_path / "photo.png", transparency=3)
+    fill_photo(Painter(), tmp_path / "photo.png", mask, tmp_path / "out.png")
+    expected = np.asarray(opened(tmp_path / "photo.png").convert("RGBA"))
+    assert np.array_equal(known(np.asarray(opened(tmp_path / "out.png"))), known(expected))
+
+
+def test_cmyk_stays_cmyk_in_tiff_and_becomes_rgb_in_png(tmp_path, mask):
+    pixels = noise(4)
+    Image.frombytes("CMYK", SIZE, pixels.tobytes()).save(tmp_path / "photo.tif")
+    fill_photo(Painter(), tmp_path / "photo.tif", mask, tmp_path / "out.tif")
+    fill_photo(Painter(), tmp_path / "photo.tif", mask, tmp_path / "out.png")
+
+    in_tiff, in_png = opened(tmp_path / "out.tif"), opened(tmp_path / "out.png")
+    assert (in_tiff.mode, in_png.mode) == ("CMYK", "RGB")
+    assert np.array_equal(known(np.asarray(in_tiff)), known(pixels))
+    expected = np.asarray(opened(tmp_path / "photo.tif").convert("RGB"))
+    assert np.array_equal(known(np.asarray(in_png)), known(expected))
+    assert np.asarray(in_tiff.convert("RGB"))[15, 15].tolist() == [255, 128, 0]
+
+
+def test_black_and_white_stays_black_and_white(tmp_path, mask):
+    photo = Image.fromarray(noise(1)[..., 0] > 127)
+    photo.save(tmp_path / "photo.png")
+    fill_photo(Painter(), tmp_path / "photo.png", mask, tmp_path / "out.png")
+    written = opened(tmp_path / "out.png")
+    assert written.mode == "1"
+    assert np.array_equal(known(np.asarray(written)), known(np.asarray(photo)))
+    assert np.asarray(written)[HOLE].all()  # 0.5925 is nearer white
+
+
+def test_the_colour_profile_is_kept(tmp_path, mask):
+    from PIL import ImageCms
+
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    Image.fromarray(noise(3)).save(tmp_path / "photo.png", icc_profile=profile)
+    fill_photo(Painter(), tmp_path / "photo.png", mask, tmp_path / "out.tif")
+    assert opened(tmp_path / "out.tif").info["icc_profile"] == profile
+
+
+def test_a_black_hole_is_asked_for(tmp_path, mask):
+    inverted = tmp_path / "inverted.png"
+    ImageOps.invert(opened(mask)).save(inverted)
+    Image.fromarray(noise(3)).save(tmp_path / "photo.png")
+    fill_photo(Painter(), tmp_path / "photo.png", inverted, tmp_path / "out.png", hole="black")
+    assert np.array_equal(known(np.asarray(opened(tmp_path / "out.png"))), known(noise(3)))
+
+
+def test_jpeg_is_written_only_when_wanted(tmp_path, mask):
+    Image.fromarray(noise(3)).save(tmp_path / "photo.jpg")
+    with pytest.raises(DataError, match=r"JPEG cannot keep known pixels bit for bit; write out.png, or .* --lossy"):
+        fill_photo(Painter(), tmp_path / "photo.jpg", mask, tmp_path / "out.jpg")
+    assert not (tmp_path / "out.jpg").exists()
+    fill_photo(Painter(), tmp_path / "photo.jpg", mask, tmp_path / "out.jpg", lossy=True)
+    assert opened(tmp_path / "out.jpg").format == "JPEG"
+
+
+def refused(tmp_path, photo="photo.png", mask="mask.png", out="out.png", **options):
+    with pytest.raises(DataError) as caught:
+        fill_photo(Painter(), tmp_path / photo, tmp_path / mask, tmp_path / out, **options)
+    assert not (tmp_path / out).exists()
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_what_cannot_be_filled_is_refused_in_one_line(tmp_path, mask):
+    Image.fromarray(noise(3)).save(tmp_path / "photo.png")
+    Image.fromarray(noise(4)).save(tmp_path / "clear.png")
+    Image.new("L", (50, 36), 255).save(tmp_path / "small.png")
+    Image.new("L", SIZE, 0).save(tmp_path / "nothing.png")
+    Image.new("L", SIZE, 255).save(tmp_path / "everything.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "photo.png").read_bytes()[:600])
+    (tmp_path / "text.png").write_text("hello")
+    frames = [Image.fromarray(noise(3)), Image.new("RGB", SIZE)]
+    frames[0].save(tmp_path / "moving.gif", save_all=True, append_images=frames[1:])
+    Image.fromarray(noise(3)).convert("LAB").save(tmp_path / "lab.tif")
+
+    assert "the mask is 50x36, the photo" in refused(tmp_path, mask="small.png")
+    assert "covers nothing; is its hole black? Then pass --hole black" in refused(tmp_path, mask="nothing.png")
+    assert "covers the whole photo" in refused(tmp_path, mask="everything.png")
+    assert "cut.png: not a readable image" in refused(tmp_path, photo="cut.png")
+    assert "text.png: not a readable image" in refused(tmp_path, photo="text.png")
+    assert "absent.png: cannot be read (No such file" in refused(tmp_path, photo="absent.png")
+    assert "has 2 frames" in refused(tmp_path, photo="moving.gif")
+    assert "mode LAB cannot be filled" in refused(tmp_path, photo="lab.tif")
+    assert "unknown ending .xyz" in refused(tmp_path, out="out.xyz")
+    assert "BMP has no alpha channel" in refused(tmp_path, photo="clear.png", out="out.bmp")
+    assert "cannot be written" in refused(tmp_path, out="nowhere/out.png")
+    assert sorted(p.name for p in tmp_path.iterdir() if "part" in p.name) == []
+
+
+@pytest.mark.slow
+def test_memory_for_a_very_large_photo_is_bounded(tmp_path):
+    """9000×6000 pixels are 162 MB; filling them holds the photo, its copy and the mask, and a strip of tiles."""
+    photo = np.zeros((6000, 9000, 3), np.uint8)
+    Image.fromarray(photo).save(tmp_path / "photo.png")
+    holes = np.zeros((6000, 9000), np.uint8)
+    holes[100:5900:600, 100:8900] = 255
+    Image.fromarray(holes).save(tmp_path / "mask.png")
+    code = (
+        "import resource, sys; from inpaint.inference import fill_photo; from tests.inference.painters import Painter\n"
+        "import torch, PIL.Image, torchvision\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        f"fill_photo(Painter(), *({str(tmp_path)!r} + n for n in ('/photo.png', '/mask.png', '/out.png')))\n"
+        "print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)"
+    )
+    grown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(grown.stdout) < 1500  # MiB
