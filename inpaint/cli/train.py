@@ -39,7 +39,7 @@ def train(
     _require_training()
     from ray_jobs.train import run_training
 
-    with _Screen(run) as screen:
+    with Screen(run) as screen:
         result = run_training(
             run,
             address=address,
@@ -87,7 +87,7 @@ def _print_resolved(run: Any, found: dict[str, Any], *, as_json: bool) -> None:
     print("\n".join(lines), file=sys.stderr)
 
 
-class _Screen:
+class Screen:
     """A progress bar on stderr, with the newest numbers; plain lines where stderr is no terminal."""
 
     def __init__(self, run: Any) -> None:
@@ -102,7 +102,7 @@ class _Screen:
         )  # fmt: skip
         self._task = self._bar.add_task(run.name, total=self._total, numbers="starting Ray")
 
-    def __enter__(self) -> _Screen:
+    def __enter__(self) -> Screen:
         if self._console.is_terminal:
             self._bar.start()
         return self

@@ -34,6 +34,10 @@ class MethodConfig(Strict):
         """Names of the frozen feature networks its losses need with the present weights (`vgg19`, `vgg16`)."""
         return ()
 
+    def weight_files(self) -> dict[str, tuple[str, str | None]]:
+        """Files of published weights that it cannot be built without: setting → (path or URL, SHA-256 or None)."""
+        return {}
+
     def check_run(self, run: RunConfig) -> None:
         """Refuse what this method cannot train with beyond its grid and hole shape; ValueError names the setting."""
 
@@ -62,6 +66,7 @@ class ISNetConfig(MethodConfig):
     blocks: int = Field(4, ge=1, le=8)  # residual blocks per branch and phase, ISNet Table 8
     width: int = Field(32, ge=4, multiple_of=4)  # channels of the high-resolution branch, ISNet Fig. 3
     discriminator_width: int = Field(64, ge=4)  # channels after the first layer, authors' code
+    initialisation: Literal["normal", "orthogonal"] = "normal"  # authors' code; `orthogonal` assumed, for short runs
     gan_loss: Literal["hinge", "nsgan", "lsgan"] = "hinge"  # ISNet Eq. (3); nsgan is the authors' released setting
     generator_adversarial: Literal["mean", "neg_hinge"] = "mean"  # ISNet Eq. (4) read as -E[D]; `neg_hinge` literally
     l1_norm: Literal["hole", "none"] = "hole"  # authors' code divides by the hole share; the paper prints plain L1
@@ -443,6 +448,9 @@ class ISFRNetConfig(MethodConfig):
                 "stages.ifr.steps is 0 and stages.ifr.from names no run: sfr would refine what was never trained; give "
                 "one of them, or set method.variant: psp_sfr"
             )
+
+    def weight_files(self) -> dict[str, tuple[str, str | None]]:
+        return {"method.psp.checkpoint": (self.psp.checkpoint, self.psp.sha256)} if self.psp.checkpoint else {}
 
     def feature_networks(self) -> tuple[str, ...]:
         seen = (self.prior_weights.perceptual, self.sfr_weights.perceptual, self.sfr_weights.style)

@@ -22,7 +22,7 @@ from inpaint.methods.base import Method, Stage, Terms, Update
 from inpaint.nn.features import LAYERS, FeatureNetwork, paired_features
 from inpaint.nn.patch_discriminator import PatchDiscriminator
 from inpaint.nn.residual import Activation, ResidualBlock
-from inpaint.nn.spectral import conv
+from inpaint.nn.spectral import conv, make_orthogonal
 
 PHASES = 4
 leaky = partial(F.leaky_relu, negative_slope=0.2)
@@ -236,6 +236,8 @@ class ISNet(Method):
             self.generator: nn.Module = UNetLike(blocks=config.blocks, width=2 * config.width)
         else:
             self.generator = Generator(design=config.design, blocks=config.blocks, width=config.width)
+        if config.initialisation == "orthogonal":
+            make_orthogonal(self.generator)
         self.discriminator = PatchDiscriminator(width=config.discriminator_width)
         self.vgg: FeatureNetwork | None = None
         if config.feature_networks() and features:

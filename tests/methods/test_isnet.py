@@ -142,6 +142,15 @@ def test_initial_weights_have_a_deviation_of_a_thousandth():
     assert Generator(blocks=1, width=4).head[0].bias.abs().max() == 0
 
 
+def test_orthogonal_initial_weights_let_a_signal_through_that_normal_ones_swallow():
+    torch.manual_seed(0)
+    weights = ISNetWeights(perceptual=0, style=0)
+    image = batch().image
+    swallowed = method(tiny(weights=weights)).generator(image).std()
+    passed = method(tiny(weights=weights, initialisation="orthogonal")).generator(image).std()
+    assert passed > 2 * swallowed
+
+
 def test_l1_of_a_constant_error_is_divided_by_the_share_of_the_hole():
     data = batch(hole=16)  # 16² of 32² is a quarter
     predicted = data.image + 0.1
