@@ -105,6 +105,34 @@ def show(
         print(f"  {event_time(event)[:19]}  {said}")
 
 
+@jobs.command("expire")
+def expire(
+    namespace: str | None = NAMESPACE,
+    context: str | None = CONTEXT,
+    dry_run: bool = typer.Option(False, "--dry-run", help="Only say which."),
+    as_json: bool = AS_JSON,
+) -> None:
+    """Remove runs that a queue has not admitted within their runtime's timeouts.queueSeconds.
+
+    inpaint jobs expire -n training --dry-run
+    """
+    from datetime import UTC, datetime
+
+    from inpaint.cluster.client import connect
+    from inpaint.cluster.status import is_overdue
+
+    cluster = connect(context=context, namespace=namespace)
+    overdue = [job["metadata"] for job in cluster.list_jobs()[0] if is_overdue(job, now=datetime.now(UTC))]
+    for metadata in overdue if not dry_run else []:
+        cluster.delete_job(metadata["name"], uid=metadata.get("uid"))
+    names = [metadata["name"] for metadata in overdue]
+    if as_json:
+        print(json.dumps({"overdue": names, "removed": not dry_run}))
+        return
+    for name in names:
+        print(f"{name}: not admitted in time" + ("" if dry_run else "; removed"))
+
+
 def logs(
     run: str = RUN,
     follow: bool = typer.Option(False, "--follow", "-f", help="Keep printing until the run has ended."),

@@ -17,7 +17,7 @@ Object = dict[str, Any]
 Answer = TypeVar("Answer")
 GROUP, VERSION, JOBS, CLUSTERS = "ray.io", "v1", "rayjobs", "rayclusters"
 MANAGER = "inpaint"
-RUNTIME_SELECTOR = "app.kubernetes.io/name=inpaint,app.kubernetes.io/component=runtime"
+RUNTIME_SELECTOR = "inpaint/runtime=true"
 TRIES = 4  # of a call that a server answers with 5xx or 429
 POD_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 

@@ -11,10 +11,16 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, field_validator, model_validator
 from pydantic.alias_generators import to_camel
 
+from inpaint import __version__
 from inpaint.cluster.quantity import quantity
 from inpaint.cluster.secrets import refuse_secrets
 from inpaint.config.base import Strict, load_yaml, validate
 
+GPU_TAINT = {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}
+SPOT_TAINTS = (
+    {"key": "cloud.google.com/gke-spot", "operator": "Equal", "value": "true", "effect": "NoSchedule"},
+    {"key": "kubernetes.azure.com/scalesetpriority", "operator": "Equal", "value": "spot", "effect": "NoSchedule"},
+)
 RUNTIME_KEY = "runtime.yaml"  # the ConfigMap's key
 Count = Annotated[int, Field(ge=0)]
 Cores = Annotated[float, Field(gt=0)]
@@ -33,7 +39,7 @@ class Group(Strict):
 class Image(Group):
     """What every pod runs: one image, so that head, workers and submitter cannot differ in version."""
 
-    reference: str = "inpaint:0.1.0"  # name:tag or name@sha256:…
+    reference: str = f"inpaint:{__version__}"  # name:tag or name@sha256:…
     pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
     pull_secrets: list[str] = Field(default_factory=list)
 
@@ -228,7 +234,11 @@ class Runtime(Group):
 
     name: str = "inpaint"
     labels: dict[str, str] = Field(
-        default_factory=lambda: {"app.kubernetes.io/name": "inpaint", "app.kubernetes.io/instance": "inpaint"}
+        default_factory=lambda: {
+            "app.kubernetes.io/name": "inpaint",
+            "app.kubernetes.io/instance": "inpaint",
+            "app.kubernetes.io/version": __version__,
+        }
     )
     image: Image = Image()
     ray_version: str = "2.60.0"
@@ -246,8 +256,8 @@ class Runtime(Group):
     worker_groups: dict[GroupName, WorkerGroup] = Field(
         default_factory=lambda: {
             "cpu": WorkerGroup(cpus=4, memory="16Gi", shm="4Gi", max_replicas=8),
-            "gpu": WorkerGroup(gpus=1),
-            "gpu-spot": WorkerGroup(gpus=1, spot=True),
+            "gpu": WorkerGroup(gpus=1, tolerations=[dict(GPU_TAINT)]),
+            "gpu-spot": WorkerGroup(gpus=1, spot=True, tolerations=[dict(taint) for taint in (GPU_TAINT, *SPOT_TAINTS)]),
         }
     )
     timeouts: Timeouts = Timeouts()

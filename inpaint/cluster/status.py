@@ -117,6 +117,13 @@ def is_finished(job: Object) -> bool:
     return (job.get("status") or {}).get("jobDeploymentStatus") in ("Complete", "Failed", "ValidationFailed")
 
 
+def is_overdue(job: Object, *, now: datetime) -> bool:
+    """Whether a queue has kept a run waiting for longer than its runtime allows."""
+    limit = (job["metadata"].get("annotations") or {}).get(QUEUE_SECONDS)
+    waits = job["spec"].get("suspend") and (job.get("status") or {}).get("jobDeploymentStatus", "") in ("", "Suspended")
+    return bool(limit and waits) and _seconds(job["metadata"].get("creationTimestamp"), None, now) > float(limit or 0)
+
+
 def succeeded(job: Object) -> bool:
     """Whether the entry point came to its end."""
     return (job.get("status") or {}).get("jobStatus") == "SUCCEEDED"
