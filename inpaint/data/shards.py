@@ -14,7 +14,7 @@ import json
 import tarfile
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -125,21 +125,22 @@ def write_shards(
     with select(source, list_file=list_file, **chosen) as selection:
         storage.check_writable(url)
         plan = _digest(selection.candidates, options)
+        told = {
+            "written_by": f"inpaint {__version__}",
+            "source": storage.name_of(source),
+            "options": asdict(options),
+            "chosen": chosen,
+            "images": len(selection.candidates),
+            "plan": plan,
+        }
         planned(len(selection.candidates))
         if storage.exists(storage.join(url, INDEX)):
             progress(len(selection.candidates))
-            return _finished(url, plan)
-        _claim(url, plan)
+            return _finished(url, told)
+        _claim(url, told)
         tasks = _tasks(url, selection.candidates, options, plan)
         kept, missing = _resume(url, tasks, progress)
         results = sorted([*kept, *run(missing, progress)], key=lambda result: result.name)
-    told = {
-        "written_by": f"inpaint {__version__}",
-        "source": storage.name_of(source),
-        "options": asdict(options),
-        "chosen": chosen,
-        "plan": plan,
-    }
     return _finish(url, results, selection, told, kept=len(kept))
 
 
@@ -204,28 +205,37 @@ def _samples_per(options: ShardOptions, candidates: Sequence[Candidate]) -> int:
     return max(1, int(options.shard_bytes // (sum(sizes) / len(sizes)))) if sizes else 1000
 
 
-def _finished(url: str, plan: str) -> SetReport:
+def _finished(url: str, told: dict[str, Any]) -> SetReport:
     """The report of the set that is already there.
 
     Raises:
         DataError: it is another set.
     """
     index = load_index(url)
-    if index.provenance.get("plan") != plan:
+    if index.provenance.get("plan") != told["plan"]:
         raise DataError(
-            f"{url}: another set is here ({len(index)} samples, from {index.provenance.get('source', 'elsewhere')}); "
-            "choose another place, or delete it first"
+            f"{url}: another set is here ({_difference(index.provenance, told)}); choose another place or delete it"
         )
     storage.delete_tree(storage.join(url, UNFINISHED))
-    told = json.loads(storage.read_bytes(storage.join(url, REPORT)))
-    refused = tuple((name, reason) for name, reason in told["refused"])
+    report = json.loads(storage.read_bytes(storage.join(url, REPORT)))
+    refused = tuple((name, reason) for name, reason in report["refused"])
     shards = len(index.shards)
     return SetReport(
-        url, index.digest, shards, len(index), index.bytes, refused, told["mended"], told["left_out"], kept=shards
+        url, index.digest, shards, len(index), index.bytes, refused, report["mended"], report["left_out"], kept=shards
     )
 
 
-def _claim(url: str, plan: str) -> None:
+def _difference(there: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    """What is different between the set that is there and the wanted one, for a message."""
+    if "options" not in there:
+        return "made by another program"
+    then = {**there["options"], **there["chosen"], "images": there["images"], "source": there["source"]}
+    now = {**wanted["options"], **wanted["chosen"], "images": wanted["images"], "source": wanted["source"]}
+    differences = [f"{name} {then.get(name)} there, {now[name]} wanted" for name in now if now[name] != then.get(name)]
+    return ", ".join(differences) or "the same options, but the source's files have changed"
+
+
+def _claim(url: str, told: dict[str, Any]) -> None:
     """Say at `url` which set is being written there.
 
     Raises:
@@ -233,17 +243,18 @@ def _claim(url: str, plan: str) -> None:
     """
     claim = storage.join(url, UNFINISHED, PLAN)
     if storage.exists(claim):
-        if json.loads(storage.read_bytes(claim))["plan"] != plan:
+        there = json.loads(storage.read_bytes(claim))
+        if there["plan"] != told["plan"]:
             raise DataError(
-                f"{url}: an unfinished set of other images or options is here; finish it with the command that began "
-                "it, or delete it first"
+                f"{url}: another set is unfinished here ({_difference(there, told)}); finish it with the command that "
+                "began it, or delete it first"
             )
         return
     depth = url.rstrip("/").count("/") + 1
     strangers = [info.url for info in storage.list_objects(url) if info.url.count("/") == depth]
     if any(name.endswith(".tar") for name in strangers):
         raise DataError(f"{url}: shards of unknown origin are here; `inpaint shards index {url}` makes them a set")
-    storage.write_bytes(claim, json.dumps({"plan": plan}).encode())
+    storage.write_bytes(claim, json.dumps(told).encode())
 
 
 def _resume(url: str, tasks: Sequence[ShardTask], progress: Progress) -> tuple[list[ShardResult], list[ShardTask]]:

@@ -25,14 +25,14 @@ def available_cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def in_processes(tasks: Sequence[ShardTask], progress: Progress, *, workers: int) -> list[ShardResult]:
-    """Write every task's shard, `workers` at a time; one worker is this process itself.
+def in_processes(tasks: Sequence[ShardTask], progress: Progress, *, workers: int | None = None) -> list[ShardResult]:
+    """Write every task's shard, `workers` at a time (one per CPU when None); one worker is this process itself.
 
     Raises:
         DataError: a worker process was killed.
         KeyboardInterrupt: passed on after the workers have stopped; finished shards stay.
     """
-    workers = min(workers, len(tasks))
+    workers = min(workers or available_cpus(), len(tasks))
     if workers <= 1:
         return [write_shard(task, progress) for task in tasks]
     context = multiprocessing.get_context("spawn")
