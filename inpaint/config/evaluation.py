@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from inpaint.config.base import Strict
+from inpaint.config.run import ResourcesConfig
 
 Positive = Annotated[int, Field(gt=0)]
 
@@ -94,3 +95,10 @@ class EvaluationRequest(Strict):
             if not self.data and not self.finished:
                 raise ValueError("data: a baseline needs images; give a folder or shard set")
         return self
+
+
+class EvaluationFile(Strict):
+    """What the evaluation's driver on a cluster reads: the request, and how many workers of which size share it."""
+
+    request: EvaluationRequest
+    resources: ResourcesConfig = ResourcesConfig()

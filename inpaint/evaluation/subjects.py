@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -73,7 +72,7 @@ def finished_filler(filled: Pictures, truth_shapes: Callable[[str], tuple[int, .
                     f"{name}: the filled image is {_size(pixels.shape)} and the truth {_size(shape)}; "
                     "give images of the same size"
                 )
-            found.append(torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1))
+            found.append(torch.from_numpy(pixels.copy()).permute(2, 0, 1))
         return to_float(torch.stack(found).to(image.device))
 
     return fill
