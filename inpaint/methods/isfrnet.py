@@ -338,10 +338,12 @@ class ISFRNet(Method):
 def build_prior(config: PSPConfig) -> tuple[Encoder, StyleGAN2]:
     """Encoder and decoder from a published-format file, or freshly drawn in the configured sizes.
 
+    On torch's meta device, where only shapes are asked for, no file is read and sizes are the configured ones.
+
     Raises:
         WeightsError: the file is absent, altered or of another architecture.
     """
-    if config.checkpoint is None:
+    if config.checkpoint is None or torch.get_default_device().type == "meta":
         design = Design(
             image_size=config.image_size,
             width=config.width,

@@ -126,6 +126,7 @@ class Encoder(nn.Module):
         self.latlayer1 = nn.Conv2d(4 * width, channels, 1)
         self.latlayer2 = nn.Conv2d(2 * width, channels, 1)
         self.register_buffer("latent_avg", torch.zeros(styles, code))
+        self.train(False)
 
     def train(self, mode: bool = True) -> Encoder:
         return super().train(False)

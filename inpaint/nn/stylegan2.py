@@ -10,7 +10,7 @@ Source: Karras et al., "Analyzing and Improving the Image Quality of StyleGAN", 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import torch
@@ -111,6 +111,10 @@ class ModulatedConv(nn.Module):
         self.demodulate, self.doubles = demodulate, doubles
         if doubles:
             self.blur = Blur(before=1, after=1, gain=4.0)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
+        """As any module, with the published rank 5 of the weight hidden, which channels-last memory refuses."""
+        return super()._apply(lambda tensor: fn(tensor[0])[None] if tensor.dim() == 5 else fn(tensor), recurse)
 
     def forward(self, features: Tensor, style: Tensor) -> Tensor:
         style = self.modulation(style)
