@@ -1,0 +1,285 @@
+"""A search: which preset, which settings vary and how, what is measured, what it may cost. Torch-free, like a run.
+
+A definition is a file in `sweeps/`, or a YAML file of the user's. Every trial of a sweep is a run like any other: the
+preset, the sweep's own settings, the chosen budget, and the trial's values, laid over each other by dotted path. What a
+trial asks of the cluster is its run's `resources`: with one worker it is a plain Tune function (`gpus_per_worker` below
+1 lets trials share a GPU), with several a Ray Train run of its own.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from inpaint.config.base import Strict, apply_overrides, known_paths, load_yaml, parse_overrides, suggest, validate
+from inpaint.config.run import RUN_NAME, RunConfig, load_run
+from inpaint.errors import ConfigError
+
+Value = bool | int | float | str
+Direction = Literal["max", "min"]
+
+
+class LogUniform(Strict):
+    """Uniform in the logarithm, between the two bounds."""
+
+    loguniform: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]]
+
+    def draw(self, generator: random.Random) -> float:
+        low, high = self.loguniform
+        return math.exp(generator.uniform(math.log(low), math.log(high)))
+
+    def extremes(self) -> list[Value]:
+        """The values to check before a sweep starts."""
+        return list(self.loguniform)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> LogUniform:
+        _check_bounds(*self.loguniform)
+        return self
+
+
+class Uniform(Strict):
+    """Uniform between the two bounds."""
+
+    uniform: tuple[float, float]
+
+    def draw(self, generator: random.Random) -> float:
+        return generator.uniform(*self.uniform)
+
+    def extremes(self) -> list[Value]:
+        """The values to check before a sweep starts."""
+        return list(self.uniform)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Uniform:
+        _check_bounds(*self.uniform)
+        return self
+
+
+class Choice(Strict):
+    """One of the listed values, all equally likely."""
+
+    choice: tuple[Any, ...] = Field(min_length=1)
+
+    def draw(self, generator: random.Random) -> Any:
+        return generator.choice(self.choice)
+
+    def extremes(self) -> list[Any]:
+        """The values to check before a sweep starts."""
+        return list(self.choice)
+
+
+Distribution = LogUniform | Uniform | Choice
+
+
+class Point(Strict):
+    """Fixed values that are tried before anything is drawn.
+
+    Attributes:
+        label: what the point is called in reports ("Table 1, row 3").
+        values: by dotted path; what a point leaves out keeps the preset's value.
+        settings: by dotted path, beside the varied ones (another design, say).
+    """
+
+    label: str
+    values: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
+
+
+class RandomSearch(Strict):
+    """Independent draws; trial i is a function of the seed and i alone."""
+
+    kind: Literal["random"] = "random"
+    seed: int = 0
+
+
+class TPESearch(Strict):
+    """Optuna's tree-structured Parzen estimator; with several metrics, its multi-objective form."""
+
+    kind: Literal["tpe"] = "tpe"
+    seed: int = 0
+    multi_objective: bool = False
+
+
+class FixedBudget(Strict):
+    """Every trial trains for the whole budget, as in the paper."""
+
+    kind: Literal["fixed"] = "fixed"
+
+
+class ASHA(Strict):
+    """Successive halving: at each rung, a trial goes on only if it is among the best 1/`reduction` seen there."""
+
+    kind: Literal["asha"] = "asha"
+    grace_steps: int = Field(gt=0)
+    reduction: int = Field(3, ge=2)
+
+
+class SweepConfig(Strict):
+    """A whole search, with the budget that was chosen."""
+
+    name: str
+    preset: str
+    about: str = ""
+    settings: dict[str, Any] = {}
+    vary: dict[str, Distribution] = {}
+    points: tuple[Point, ...] = ()
+    trials: int = Field(gt=0)
+    metrics: dict[str, Direction]
+    budgets: dict[str, dict[str, Any]] = {}
+    budget: str | None = None
+    search: Annotated[RandomSearch | TPESearch, Field(discriminator="kind")] = RandomSearch()
+    scheduler: Annotated[FixedBudget | ASHA, Field(discriminator="kind")] = FixedBudget()
+    seeds: tuple[int, ...] = (0,)
+    concurrent: int | None = Field(None, gt=0)  # trials at a time; None = as many as the cluster holds
+    published: str | None = None  # a published table whose rows the points are
+
+    @field_validator("name")
+    @classmethod
+    def _name_is_a_label(cls, name: str) -> str:
+        if not RUN_NAME.fullmatch(name) or len(name) > 32:
+            raise ValueError(f"{name!r} cannot name a sweep; use up to 32 of a-z, 0-9 and -, starting with a letter")
+        return name
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> SweepConfig:
+        if not self.metrics:
+            raise ValueError("metrics: name at least one, with max or min")
+        if not self.vary and self.trials > len(self.points):
+            raise ValueError(f"trials {self.trials}, but nothing varies; there are {len(self.points)} points to try")
+        if len(set(self.seeds)) != len(self.seeds) or not self.seeds:
+            raise ValueError(f"seeds {list(self.seeds)}: give one or more, each once")
+        for point in self.points:
+            for path in point.values:
+                if path not in self.vary:
+                    raise ValueError(f"points {point.label!r}: {path} does not vary{suggest(path, self.vary)}")
+        if self.budget is not None and self.budget not in self.budgets:
+            known = ", ".join(self.budgets) or "none is defined"
+            raise ValueError(f"budget {self.budget!r} is unknown ({known}){suggest(self.budget, self.budgets)}")
+        return self
+
+    @property
+    def metric(self) -> str:
+        """The metric that decides: the first one."""
+        return next(iter(self.metrics))
+
+    def draw(self, number: int) -> dict[str, Any]:
+        """The values of the `number`-th random trial, from 0; a function of the search's seed and the number alone."""
+        generator = random.Random(f"{self.search.seed}/{number}")
+        return {path: distribution.draw(generator) for path, distribution in sorted(self.vary.items())}
+
+
+def list_sweeps() -> list[str]:
+    """Names of the definitions in `sweeps/`, sorted."""
+    return sorted(entry.name.removesuffix(".yaml") for entry in _folder().iterdir() if entry.name.endswith(".yaml"))
+
+
+def load_sweep(
+    source: str,
+    *,
+    budget: str | None = None,
+    name: str | None = None,
+    assignments: Iterable[str] = (),
+) -> SweepConfig:
+    """The search that a definition in `sweeps/` or a YAML file describes.
+
+    Args:
+        source: a definition's name, or a file's path.
+        budget: one of its budgets; its first when None.
+        name: of the sweep; the file's or definition's when None.
+        assignments: `["trials=10", "settings.data.dataset=mine", ...]`; a path after `settings.` is a run's.
+
+    Raises:
+        ConfigError: no such definition, or a wrong setting; names the place and the nearest right word.
+    """
+    values = {"name": Path(source).stem, **_read(source)}
+    overrides = parse_overrides(assignments)
+    own = {path: value for path, value in overrides.items() if not path.startswith("settings.")}
+    settings = {path.removeprefix("settings."): value for path, value in overrides.items() if path not in own}
+    values = apply_overrides(values, own)
+    values["settings"] = {**values.get("settings", {}), **settings}
+    values["budget"] = budget or values.get("budget") or next(iter(values.get("budgets") or {}), None)
+    values["name"] = name or values["name"]
+    sweep = validate(SweepConfig, values, place=source)
+    _check_runs(sweep, place=source)
+    return sweep
+
+
+def trial_run(
+    sweep: SweepConfig,
+    values: Mapping[str, Any],
+    *,
+    name: str,
+    root: str,
+    seed: int = 0,
+    settings: Mapping[str, Any] | None = None,
+) -> RunConfig:
+    """The run of one trial.
+
+    Args:
+        sweep: the search.
+        values: of the varied paths.
+        name: of the run.
+        root: of the storage layout.
+        seed: of the run: initial weights, data order and holes are functions of it, so trials of a seed share them.
+        settings: beside the varied ones (a point's own).
+
+    Raises:
+        ConfigError: a path or value that the preset's run does not take.
+    """
+    layers = (sweep.settings, sweep.budgets.get(sweep.budget or "", {}), settings or {}, values)
+    merged: dict[str, Any] = {path: value for layer in layers for path, value in layer.items()}
+    base = load_run(sweep.preset, name=name, root=root).to_dict()
+    merged |= {"seed": seed, "tracking.group": sweep.name}
+    return validate(RunConfig, _laid_over(base, merged, place=sweep.name), place=sweep.name)
+
+
+def _laid_over(base: dict[str, Any], overrides: Mapping[str, Any], *, place: str) -> dict[str, Any]:
+    known = known_paths(validate(RunConfig, base, place=place))
+    for path in overrides:
+        if path not in known and not any(other.startswith(path + ".") for other in known):
+            parent = path.rpartition(".")[0]
+            if not any(other.rpartition(".")[0] == parent for other in known):
+                raise ConfigError(f"{place}: {path} is not a setting of a run{suggest(path, known)}")
+    return apply_overrides(base, overrides)
+
+
+def _check_runs(sweep: SweepConfig, *, place: str) -> None:
+    """Build the run of every point, and one at every bound of every distribution: what is wrong fails here."""
+    checks = [(f"point {p.label!r}", p.values, p.settings) for p in sweep.points]
+    checks += [(f"vary {path}", {path: end}, {}) for path, d in sweep.vary.items() for end in d.extremes()]
+    for what, values, settings in checks or [("settings", {}, {})]:
+        try:
+            trial_run(sweep, values, name="check", root="nowhere", settings=settings)
+        except ConfigError as error:
+            raise ConfigError(f"{place}: {what}: {error}") from None
+    if isinstance(sweep.scheduler, ASHA):
+        total = trial_run(sweep, {}, name="check", root="nowhere").total_steps
+        if sweep.scheduler.grace_steps >= total:
+            raise ConfigError(f"{place}: scheduler.grace_steps {sweep.scheduler.grace_steps} of {total} steps in all")
+
+
+def _check_bounds(low: float, high: float) -> None:
+    if not low < high:
+        raise ValueError(f"bounds [{low:g}, {high:g}]: the first must be below the second")
+
+
+def _folder() -> Path:
+    return Path(__file__).parents[2] / "sweeps"  # beside the package, in a checkout and where it is installed
+
+
+def _read(source: str) -> dict[str, Any]:
+    path = Path(source)
+    if path.suffix in (".yaml", ".yml"):
+        if not path.is_file():
+            raise ConfigError(f"{source}: no such file")
+        return load_yaml(path.read_text(), place=source)
+    known = list_sweeps()
+    if source not in known:
+        raise ConfigError(f"{source} is not a sweep{suggest(source, known)}; sweeps: {', '.join(known)}")
+    return load_yaml((_folder() / f"{source}.yaml").read_text(), place=source)
