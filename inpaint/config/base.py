@@ -41,7 +41,7 @@ def parse_overrides(assignments: Iterable[str]) -> dict[str, Any]:
 
 def apply_overrides(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
     """A copy of nested `values` with each dotted path of `overrides` set; missing groups on the way are made."""
-    result = _copy(values)
+    result: dict[str, Any] = _copy(values)
     for path, value in overrides.items():
         group = result
         *parents, leaf = path.split(".")
