@@ -31,7 +31,7 @@ COPY pyproject.toml constraints.txt LICENSE ./
 RUN --mount=type=cache,target=/root/.cache/pip \
     mkdir -p inpaint && printf '__version__ = "0"\n' > inpaint/__init__.py && touch README.md \
     && /opt/inpaint/bin/pip install --constraint constraints.txt \
-        $([ "$VARIANT" = cpu ] && echo "--extra-index-url https://download.pytorch.org/whl/cpu") '.[train]' \
+        $([ "$VARIANT" = cpu ] && echo "--extra-index-url https://download.pytorch.org/whl/cpu") setuptools '.[train]' \
     && /opt/inpaint/bin/pip uninstall -y inpaint
 COPY README.md ./
 COPY inpaint inpaint

@@ -57,6 +57,114 @@ def train(
     door.send(train_task(run), spot=spot, group=group, output=output, as_json=as_json)
 
 
+@submit.command("sweep")
+def sweep(
+    definition: str = typer.Argument(..., help="A definition in sweeps/, or a file (.yaml)."),
+    assignments: list[str] = ASSIGN, name: str | None = NAME, root: str | None = ROOT,
+    budget: str | None = typer.Option(None, "--budget", help="One of the definition's budgets; its first if left out."),
+    concurrent: int | None = typer.Option(None, "--concurrent", min=1, help="Trials at a time [default: 2]."),
+    spot: bool = SPOT, group: str | None = GROUP, runtime: str | None = RUNTIME, namespace: str | None = NAMESPACE,
+    context: str | None = CONTEXT, address: str | None = ADDRESS, dry_run: bool = DRY_RUN, output: str = OUTPUT,
+    as_json: bool = AS_JSON,
+) -> None:  # fmt: skip
+    """Run a search on the cluster; submitted again under its name, it goes on where it was.
+
+    inpaint submit sweep isnet-loss-weights --budget tiny --concurrent 4 --root s3://lab/inpaint
+    """
+    from inpaint.cluster.secrets import refuse_secret_arguments
+    from inpaint.cluster.task import sweep_task
+    from inpaint.config.sweep import load_sweep
+    from inpaint.errors import ConfigError
+
+    refuse_secret_arguments([*assignments, root or ""])
+    door = Door(runtime, namespace, context, address, dry_run)
+    config = load_sweep(definition, budget=budget, name=name, assignments=assignments)
+    place = door.root(root)
+    if not place:
+        raise ConfigError("no store: give --root s3://bucket/prefix, or set INPAINT_ROOT or the runtime's store.root")
+    task = sweep_task(config, root=place, concurrent=concurrent or config.concurrent or 2)
+    door.send(task, spot=spot, group=group, output=output, as_json=as_json)
+
+
+@submit.command("evaluate")
+def evaluate(
+    subject: str = typer.Argument(..., help="Run or checkpoint (name or URL), or baseline:NAME."),
+    assignments: list[str] = typer.Option([], "--set", metavar="PATH=VALUE", help="A field of the evaluation request: "
+                                          "data, best, progressive, limit, masks.url, masks.hole, lpips.alex, ..."),
+    protocols: list[str] = typer.Option(["inp-v1"], "--protocol", help="Name, or all; may be repeated."),
+    name: str | None = typer.Option(None, "--name", help="Of the job; the subject's name when left out."),
+    root: str | None = ROOT,
+    workers: int = typer.Option(1, "--workers", min=1, help="Number of Ray workers."),
+    gpus: float = typer.Option(0, "--gpus", min=0, help="GPUs of one worker."),
+    cpus: float = typer.Option(1, "--cpus", min=0.1, help="Cores of one worker."),
+    spot: bool = SPOT, group: str | None = GROUP, runtime: str | None = RUNTIME, namespace: str | None = NAMESPACE,
+    context: str | None = CONTEXT, address: str | None = ADDRESS, dry_run: bool = DRY_RUN, output: str = OUTPUT,
+    as_json: bool = AS_JSON,
+) -> None:  # fmt: skip
+    """Score a run, checkpoint or baseline on the cluster; the numbers are the same on any number of workers.
+
+    inpaint submit evaluate paris-1 --protocol inp-v1 --set best=psnr --workers 4 --gpus 1 --root s3://lab/inpaint
+    """
+    from inpaint.cluster.secrets import refuse_secret_arguments
+    from inpaint.cluster.task import evaluation_task
+    from inpaint.config.base import apply_overrides, parse_overrides, validate
+    from inpaint.config.evaluation import EvaluationRequest
+    from inpaint.config.run import ResourcesConfig
+
+    refuse_secret_arguments([*assignments, root or "", subject])
+    door = Door(runtime, namespace, context, address, dry_run)
+    values: dict[str, Any] = {"subject": subject, "protocols": tuple(protocols)}
+    if place := door.root(root):
+        values["root"] = place
+    request = validate(EvaluationRequest, apply_overrides(values, parse_overrides(assignments)), place="evaluate")
+    sizes = {"num_workers": workers, "gpus_per_worker": gpus, "cpus_per_worker": cpus}
+    resources = validate(ResourcesConfig, sizes, place="submit evaluate")
+    door.send(
+        evaluation_task(request, resources, name=name), spot=spot, group=group, output=output, as_json=as_json
+    )
+
+
+@submit.command("shards", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def shards(
+    context: typer.Context,
+    source: str = typer.Argument(..., help="Folder, tar or zip of images that all pods can read."),
+    url: str = typer.Argument(..., help="Folder for the set."),
+    name: str | None = typer.Option(None, "--name", help="Of the job; the destination's last folders when left out."),
+    workers: int = typer.Option(4, "--workers", min=1, help="Shards written at a time."),
+    group: str | None = GROUP, spot: bool = SPOT, runtime: str | None = RUNTIME, namespace: str | None = NAMESPACE,
+    kube_context: str | None = CONTEXT, address: str | None = ADDRESS, dry_run: bool = DRY_RUN, output: str = OUTPUT,
+    as_json: bool = AS_JSON,
+) -> None:  # fmt: skip
+    """Write a shard set on the cluster; all further options are those of `inpaint shards write`.
+
+    inpaint submit shards s3://lab/raw/places.tar s3://lab/inpaint/shards/places2/train --dataset places2 --split train
+    """
+    from inpaint.cluster.secrets import refuse_secret_arguments
+    from inpaint.cluster.task import check_root, shards_task
+
+    words = (source, url, *context.args)
+    refuse_secret_arguments(words)
+    _check_shard_words(words)
+    door = Door(runtime, namespace, kube_context, address, dry_run)
+    if door.runtime is not None:
+        store = door.runtime.store
+        for place in (source, url):
+            check_root(place, mount_path=store.mount_path if store.existing_claim else None)
+    task = shards_task(words, name=name, root=url, workers=workers)
+    door.send(task, spot=spot, group=group, output=output, as_json=as_json)
+
+
+def _check_shard_words(words: tuple[str, ...]) -> None:
+    """Refuse words that `inpaint shards write` would refuse, before a cluster is asked for anything."""
+    from typer.main import get_command
+
+    from inpaint.cli.shards import write
+
+    app = typer.Typer(add_completion=False)
+    app.command()(write)
+    get_command(app).make_context("inpaint shards write", [*words, "--workers", "1"])
+
+
 class Door:
     """Where a task goes: Kubernetes with a runtime, or a standing Ray cluster.
 

@@ -155,7 +155,7 @@ class RayCluster:
                 raise _refusal(error.code, text, self.address, token=bool(self._token)) from None
             except OSError as error:
                 reason = getattr(error, "reason", error)
-                raise ClusterError(f"no Ray cluster answers at {self.address} ({reason}); is its port forwarded?") from None
+                raise ClusterError(f"no Ray cluster answers at {self.address} ({reason}); is it forwarded?") from None
         raise AssertionError("unreachable")
 
 

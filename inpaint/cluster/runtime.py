@@ -257,7 +257,7 @@ class Runtime(Group):
         default_factory=lambda: {
             "cpu": WorkerGroup(cpus=4, memory="16Gi", shm="4Gi", max_replicas=8),
             "gpu": WorkerGroup(gpus=1, tolerations=[dict(GPU_TAINT)]),
-            "gpu-spot": WorkerGroup(gpus=1, spot=True, tolerations=[dict(taint) for taint in (GPU_TAINT, *SPOT_TAINTS)]),
+            "gpu-spot": WorkerGroup(gpus=1, spot=True, tolerations=list(map(dict, (GPU_TAINT, *SPOT_TAINTS)))),
         }
     )
     timeouts: Timeouts = Timeouts()

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from inpaint.config.run import RunConfig
+from inpaint.config.evaluation import EvaluationFile, EvaluationRequest
+from inpaint.config.run import RUN_NAME, ResourcesConfig, RunConfig
+from inpaint.config.sweep import SweepConfig, trial_run
 from inpaint.errors import ConfigError
 
 Kind = Literal["train", "sweep", "evaluate", "shards"]
@@ -21,7 +24,8 @@ ENTRY_POINTS: dict[Kind, str] = {
     "shards": "ray_jobs.shard",
 }
 SUFFIXES: dict[Kind, str] = {"train": "", "sweep": "-sweep", "evaluate": "-eval", "shards": "-shards"}
-FREE_TO_CHANGE = ("resources", "tracking", "preset")  # settings a resumed task may have changed
+PLAIN_WORD = re.compile(r"[A-Za-z0-9@%+=:,./_-]+")
+FREE_TO_CHANGE = ("resources", "tracking", "preset", "concurrent")  # settings a resumed task may have changed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +43,8 @@ class Task:
         cpus: of one worker.
         cache_gib: node-local cache one pod needs, GiB.
         drivers: extra one-core Ray slots on a CPU group, for the drivers of a sweep's trials.
+        arguments: words after the run file, or instead of it for an entry point that reads none.
+        reads_file: whether the entry point takes the run file.
     """
 
     kind: Kind
@@ -51,6 +57,8 @@ class Task:
     cpus: float
     cache_gib: float = 0.0
     drivers: int = 0
+    arguments: tuple[str, ...] = ()
+    reads_file: bool = True
 
     @property
     def job_name(self) -> str:
@@ -65,9 +73,17 @@ class Task:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def command(self, folder: str = FILE_FOLDER) -> str:
-        """The entry point as one shell line; holds no setting, so nothing in it can need quoting."""
+        """The entry point as one line. Two shells read it on the way, so no word in it may need quoting.
+
+        Raises:
+            ConfigError: a word with a character that a shell would read.
+        """
         path = f"{folder}/{FILE_NAME}" if folder else FILE_NAME
-        return f"python -m {ENTRY_POINTS[self.kind]} {path}"
+        for word in self.arguments:
+            if not PLAIN_WORD.fullmatch(word):
+                raise ConfigError(f"{word!r} has a character that a shell reads; use letters, digits and @%+=:,./_-")
+        words = [*([path] if self.reads_file else []), *self.arguments]
+        return " ".join(["python", "-m", ENTRY_POINTS[self.kind], *words])
 
 
 def train_task(run: RunConfig) -> Task:
@@ -83,6 +99,72 @@ def train_task(run: RunConfig) -> Task:
         cpus=run.resources.cpus_per_worker,
         cache_gib=run.data.cache_gib + run.data.decoded_cache_gib,
     )
+
+
+def evaluation_task(request: EvaluationRequest, resources: ResourcesConfig, *, name: str | None = None) -> Task:
+    """An evaluation as a task, named after what it scores unless told otherwise."""
+    return Task(
+        kind="evaluate",
+        name=_label(name or request.subject.rpartition("/")[2].removeprefix("baseline:")),
+        root=request.root,
+        url=request.out or f"{request.root.rstrip('/')}/evaluations",
+        file=EvaluationFile(request=request, resources=resources).model_dump(mode="json"),
+        workers=resources.num_workers,
+        gpus=resources.gpus_per_worker,
+        cpus=resources.cpus_per_worker,
+    )
+
+
+def sweep_task(sweep: SweepConfig, *, root: str, concurrent: int) -> Task:
+    """A search as a task: room for `concurrent` trials, and for their drivers where a trial has several workers.
+
+    Raises:
+        ConfigError: a trial that no run can have.
+    """
+    trial = trial_run(sweep, {}, name="trial", root=root).resources
+    return Task(
+        kind="sweep",
+        name=sweep.name,
+        root=root,
+        url=f"{root.rstrip('/')}/sweeps/{sweep.name}",
+        file=sweep.model_dump(mode="json", exclude_none=True) | {"concurrent": concurrent},
+        workers=concurrent * trial.num_workers,
+        gpus=trial.gpus_per_worker,
+        cpus=trial.cpus_per_worker,
+        drivers=concurrent if trial.num_workers > 1 else 0,
+        arguments=("--root", root),
+    )
+
+
+def shards_task(words: tuple[str, ...], *, name: str | None, root: str, workers: int) -> Task:
+    """Writing a shard set as a task.
+
+    Args:
+        words: of `inpaint shards write`: source, destination and options, already checked.
+        name: of the task; the destination's last two folders when None.
+        root: what the destination lies under.
+        workers: shards written at a time.
+    """
+    url = words[1]
+    return Task(
+        kind="shards",
+        name=_label(name or "-".join(url.rstrip("/").split("/")[-2:])),
+        root=root,
+        url=url,
+        file={"words": list(words)},
+        workers=workers,
+        gpus=0,
+        cpus=1,
+        arguments=(*words, "--workers", str(workers)),
+        reads_file=False,
+    )
+
+
+def _label(text: str) -> str:
+    label = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:40].rstrip("-")
+    if not RUN_NAME.fullmatch(label):
+        raise ConfigError(f"{text!r} cannot name a job; give --name with up to 40 of a-z, 0-9 and -, a letter first")
+    return label
 
 
 def check_root(root: str, *, mount_path: str | None) -> None:
