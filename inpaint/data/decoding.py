@@ -1,10 +1,10 @@
 """From the bytes of an image file to square RGB pixels, the one step of loading that costs real work.
 
-A JPEG goes through simplejpeg, straight into the row of a batch when its size fits; other formats go through
-torchvision or PIL. What is not square is cropped to its largest square and scaled to the wanted size with an
-antialiased bicubic filter. A JPEG at least twice as large as wanted may be decoded at 1/2, 1/4 or 1/8 of its size
-(`dct_scaling`), which skips most of the inverse DCT and leaves less to filter: `inpaint bench stream` measures what
-that changes.
+A JPEG goes through simplejpeg, straight into the row of a batch when its size fits; other formats go through PIL
+(torchvision's decoders are deprecated and warn). What is not square is cropped to its largest square and scaled to the
+wanted size with an antialiased bicubic filter. A JPEG at least twice as large as wanted may be decoded at 1/2, 1/4 or
+1/8 of its size (`dct_scaling`), which skips most of the inverse DCT and leaves less to filter: `inpaint bench stream`
+measures what that changes.
 
 `fast` decoding uses the approximate inverse DCT and repeats colour samples where the exact one interpolates them; the
 exact one gives the same pixels as PIL, bit for bit.
@@ -22,11 +22,10 @@ import torch.nn.functional as F
 
 try:
     import simplejpeg
-except ImportError:  # torchvision decodes then, 1.3 times slower and always at full size
+except ImportError:  # PIL decodes then, at about twice the cost and always at full size
     simplejpeg = None
 
 JPEG = b"\xff\xd8\xff"
-PNG = b"\x89PNG\r\n\x1a\n"
 SCALES = (8, 4, 2)  # the divisors with a vectorised inverse DCT; other eighths cost more than they save
 
 
@@ -64,7 +63,7 @@ class Decoder:
             UndecodableImage: with the decoder's reason.
         """
         if simplejpeg is None or data[:3] != JPEG:
-            return self._place(row, _decode_other(data), across, down)
+            return self._place(row, _decode_with_pil(data), across, down)
         try:
             height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
             if colours in ("CMYK", "YCCK"):
@@ -79,29 +78,32 @@ class Decoder:
             )  # fmt: skip
         except ValueError as error:
             raise UndecodableImage(str(error)) from error
-        return self._place(row, image, across, down)
+        return self._place(row, image, across, down, side=min(height, width) / divisor)
 
     def _divisor(self, side: int) -> int:
         if not self.dct_scaling:
             return 1
         return next((divisor for divisor in SCALES if -(-side // divisor) >= self.size), 1)
 
-    def _place(self, row: np.ndarray, image: np.ndarray, across: float, down: float) -> bool:
-        """Crop the largest square and scale it into the row."""
+    def _place(self, row: np.ndarray, image: np.ndarray, across: float, down: float, side: float | None = None) -> bool:
+        """Crop the largest square and scale it into the row; `side` is its exact side when it is not whole."""
         height, width = image.shape[:2]
-        side = min(height, width)
-        left, top = round(across * (width - side)), round(down * (height - side))
-        square = image[top : top + side, left : left + side]
-        if side != self.size:
-            square = resize(square, self.size)
-        row[:] = square
+        whole = min(height, width)
+        left, top = round(across * (width - whole)), round(down * (height - whole))
+        square = image[top : top + whole, left : left + whole]
+        row[:] = square if whole == self.size else resize(square, self.size, side=side)
         return height == width
 
 
-def resize(image: np.ndarray, size: int) -> np.ndarray:
-    """[H, W, 3] uint8 as [size, size, 3], antialiased bicubic."""
+def resize(image: np.ndarray, size: int, *, side: float | None = None) -> np.ndarray:
+    """[H, W, 3] uint8 as [size, size, 3], antialiased bicubic; the pixels that PIL gives.
+
+    Args:
+        side: extent of the image in its own pixels when the last row and column are only partly filled.
+    """
     pixels = torch.from_numpy(image).permute(2, 0, 1)[None]
-    scaled = F.interpolate(pixels, size=(size, size), mode="bicubic", antialias=True)
+    exact = {"size": (size, size)} if side is None or side == int(side) else {"scale_factor": size / side}
+    scaled = F.interpolate(pixels, **exact, mode="bicubic", antialias=True)
     return scaled[0].permute(1, 2, 0).numpy()
 
 
@@ -112,27 +114,13 @@ def decode(data: bytes) -> np.ndarray:
         UndecodableImage: with the decoder's reason.
     """
     if simplejpeg is None or data[:3] != JPEG:
-        return _decode_other(data)
+        return _decode_with_pil(data)
     try:
         if simplejpeg.decode_jpeg_header(data)[2] in ("CMYK", "YCCK"):
             return _decode_with_pil(data)
         return simplejpeg.decode_jpeg(data, "RGB")
     except ValueError as error:
         raise UndecodableImage(str(error)) from error
-
-
-def _decode_other(data: bytes | memoryview) -> np.ndarray:
-    """Formats simplejpeg does not know; PNG and JPEG through torchvision, which leaves the other threads running."""
-    from torchvision.io import ImageReadMode, decode_image
-
-    if bytes(data[:8]) == PNG or data[:3] == JPEG:
-        try:
-            pixels = decode_image(torch.frombuffer(bytearray(data), dtype=torch.uint8), ImageReadMode.RGB)
-        except RuntimeError as error:
-            raise UndecodableImage(str(error).splitlines()[0]) from error
-        if pixels.dtype == torch.uint8:
-            return pixels.permute(1, 2, 0).numpy()
-    return _decode_with_pil(data)
 
 
 def _decode_with_pil(data: bytes | memoryview) -> np.ndarray:

@@ -157,6 +157,8 @@ class Loader:
         for thread in self._threads:
             if thread is not threading.current_thread():
                 thread.join(timeout=5)
+        if self._planes:
+            self._planes.close()
 
     def _schedule(self) -> None:
         while self._free:

@@ -11,6 +11,7 @@ import fcntl
 import logging
 import mmap
 import os
+import weakref
 import zlib
 from contextlib import suppress
 from pathlib import Path
@@ -24,6 +25,10 @@ log = logging.getLogger(__name__)
 def plane_bytes(size: int) -> int:
     """Bytes of one image's planes."""
     return size * size * 3 // 2
+
+
+def _nothing() -> None:
+    pass
 
 
 def to_planes(pixels: np.ndarray, planes: np.ndarray) -> None:
@@ -58,10 +63,9 @@ class PlanesCache:
         self.folder.mkdir(parents=True, exist_ok=True)
         with open(self.folder / ".lock", "a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            self.slots, self._file = self._open(name, samples, limit_bytes)
-        if not self.slots:
-            return
-        whole = np.frombuffer(mmap.mmap(self._file.fileno(), 0), np.uint8)
+            self.slots, file = self._open(name, samples, limit_bytes)
+        self.close = weakref.finalize(self, file.close if file else _nothing)  # lets others remove the file
+        whole = np.frombuffer(mmap.mmap(file.fileno(), 0) if file else b"", np.uint8)
         self._flags, sums, planes = np.split(whole, [self.slots, 5 * self.slots])
         self._sums = sums.view(np.uint8).reshape(self.slots, 4)
         self._planes = planes.reshape(self.slots, self._each)
@@ -70,6 +74,8 @@ class PlanesCache:
     def has(self, samples: np.ndarray) -> np.ndarray:
         """Which of these samples are here and whole, bool."""
         placed = samples < self.slots
+        if not self.slots:
+            return placed
         places = np.where(placed, samples, 0)
         found = placed & (self._flags[places] == 1)
         for i in np.flatnonzero(found & ~self._verified[places]):

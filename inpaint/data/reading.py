@@ -22,8 +22,8 @@ log = logging.getLogger(__name__)
 class _Open:
     """An open shard; closed when the last thread that reads from it lets go."""
 
-    def __init__(self, path: str | os.PathLike[str]):
-        self.file = os.open(path, os.O_RDONLY)
+    def __init__(self, file: int):
+        self.file = file
 
     def __del__(self) -> None:
         os.close(self.file)
@@ -115,7 +115,7 @@ class Reader:
             path = storage.local_path(self.index.shard_url(shard))
         while len(self._open) >= self._most_open:
             self._open.pop(next(iter(self._open)), None)
-        handle = self._open[shard] = _Open(path)
+        handle = self._open[shard] = _Open(os.open(path, os.O_RDONLY))
         return handle
 
     def _is_right(self, sample: int, data: memoryview | bytes) -> bool:
