@@ -1,0 +1,113 @@
+"""A run that is killed at any moment and started again ends as if nothing had happened, byte for byte."""
+
+import multiprocessing
+import os
+import random
+import signal
+
+import pytest
+
+from inpaint import checkpoints, storage
+from ray_jobs.session import PlainSession
+from ray_jobs.toy import toy_run
+from ray_jobs.worker import train
+
+CHILDREN = multiprocessing.get_context("forkserver")
+CHILDREN.set_forkserver_preload(["ray_jobs.worker", "inpaint.evaluation.held_out"])
+STEPS = "stages.gan.steps=24"
+
+
+def start(run, *, die_at_write=None):
+    child = CHILDREN.Process(target=_train, args=(run.to_dict(), die_at_write))
+    child.start()
+    return child
+
+
+def _train(values, die_at_write):
+    from inpaint.config import RunConfig
+
+    if die_at_write is not None:
+        _die_at(die_at_write)
+    train(RunConfig.model_validate(values), PlainSession())
+
+
+def _die_at(count):
+    """Kill this process in the middle of its n-th write or deletion in the store: a write's bytes are half there."""
+    from inpaint.storage import disk
+
+    left = [count]
+
+    def dying(name):
+        original = getattr(disk, name)
+
+        def operation(*arguments, **options):
+            left[0] -= 1
+            if left[0] < 0:
+                if name == "upload":
+                    target = storage.local_path(arguments[1])
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    half = arguments[0].read_bytes()
+                    (target.parent / f".{target.name}.x.tmp").write_bytes(half[: len(half) // 2])
+                os.kill(os.getpid(), signal.SIGKILL)
+            return original(*arguments, **options)
+
+        setattr(disk, name, operation)
+
+    for name in ("upload", "write_bytes", "delete", "delete_tree"):
+        dying(name)
+
+
+def outcome(url):
+    last = checkpoints.latest(url)
+    weights = {name: entry["sha256"] for name, entry in last.files.items() if name.startswith("networks/")}
+    return storage.read_bytes(storage.join(url, "history.jsonl")), last.step, weights
+
+
+@pytest.fixture(scope="module")
+def undisturbed(shards, tmp_path_factory):
+    root = tmp_path_factory.mktemp("undisturbed")
+    (root / "shards").symlink_to(shards / "shards")
+    run = toy_run(root, "calm", STEPS)
+    child = start(run)
+    child.join()
+    assert child.exitcode == 0
+    return outcome(run.url)
+
+
+def test_a_run_killed_at_random_times_ends_byte_for_byte_as_an_undisturbed_one(root, undisturbed):
+    run, times = toy_run(root, "killed", STEPS), random.Random(7)
+    kills = 0
+    for _ in range(12):
+        child = start(run)
+        child.join(times.uniform(0.2, 1.6))
+        if child.exitcode is not None:
+            break
+        os.kill(child.pid, signal.SIGKILL)
+        child.join()
+        kills += 1
+    last = start(run)
+    last.join()
+
+    assert last.exitcode == 0
+    assert kills >= 3
+    assert outcome(run.url) == undisturbed
+
+
+@pytest.mark.parametrize("between", [3])
+def test_a_run_killed_in_every_third_write_of_its_checkpoints_ends_the_same(root, undisturbed, between):
+    """Each start dies in its write number 2, 5, 8, ...: in run.yaml, weights, state, history, manifest, deletions."""
+    run = toy_run(root, "torn", STEPS)
+    seen = []
+    for number in range(2, 60, between):
+        child = start(run, die_at_write=number)
+        child.join()
+        seen.append(child.exitcode)
+        listed = checkpoints.list_checkpoints(run.url)
+        for info in listed[-1:]:
+            checkpoints.load_state(info.url)  # whatever is listed can be loaded
+        if child.exitcode == 0:
+            break
+
+    assert seen[-1] == 0
+    assert seen.count(-signal.SIGKILL) >= 3
+    assert outcome(run.url) == undisturbed

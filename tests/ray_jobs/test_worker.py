@@ -1,0 +1,234 @@
+"""A worker in plain Python: it resumes exactly, stops when asked, goes back when a loss is not finite."""
+
+import json
+
+import pytest
+import torch
+
+from inpaint import checkpoints, storage
+from inpaint.errors import CheckpointError, ConfigError, DataError
+from inpaint.training import NotFiniteError, Trainer
+from ray_jobs import stopping
+from ray_jobs.session import PlainSession
+from ray_jobs.toy import toy_run
+from ray_jobs.worker import train
+
+
+@pytest.fixture(scope="module")
+def undisturbed(shards, tmp_path_factory):
+    """History and weight checksums of a toy run that nothing happens to."""
+    root = tmp_path_factory.mktemp("undisturbed")
+    (root / "shards").symlink_to(shards / "shards")
+    run = toy_run(root, "calm")
+    train(run, PlainSession())
+    return outcome(run.url)
+
+
+def outcome(url):
+    """What must not depend on how often a run was killed: its history file and its last weights."""
+    last = checkpoints.latest(url)
+    weights = {name: entry["sha256"] for name, entry in last.files.items() if name.startswith("networks/")}
+    return storage.read_bytes(storage.join(url, "history.jsonl")), last.step, weights
+
+
+class Asks:
+    """Asks a run to stop at the n-th question."""
+
+    def __init__(self, at, reason="stopped"):
+        self.left, self.reason = at, reason
+
+    def __call__(self):
+        self.left -= 1
+        return self.reason if self.left == 0 else None
+
+
+@pytest.fixture
+def _asked_every_step(monkeypatch):
+    monkeypatch.setattr(stopping, "ASK_EVERY_SECONDS", 0.0)
+
+
+def test_a_run_trains_to_its_end_and_keeps_its_scores(undisturbed):
+    history, step, weights = undisturbed
+    rows = [json.loads(line) for line in history.splitlines()]
+
+    assert step == 12
+    assert [row["step"] for row in rows] == [2, 4, 6, 8, 10, 12]
+    assert [row["step"] for row in rows if "psnr" in row] == [4, 8, 12]
+    assert set(weights) == {"networks/generator.safetensors", "networks/discriminator.safetensors"}
+
+
+@pytest.mark.usefixtures("_asked_every_step")
+@pytest.mark.parametrize("reason", ["stopped", "preempted"])
+def test_a_run_stopped_between_checkpoints_goes_on_bit_for_bit(root, undisturbed, reason):
+    run = toy_run(root, "halted")
+
+    first = train(run, PlainSession(stop=Asks(6, reason)))
+    second = train(run, PlainSession())
+
+    assert (first["reason"], first["step"]) == (reason, 7)
+    assert second["reason"] == "finished"
+    assert outcome(run.url) == undisturbed
+
+
+@pytest.mark.usefixtures("_asked_every_step")
+def test_the_stop_mark_in_the_store_stops_a_run_with_a_checkpoint(root, monkeypatch):
+    run = toy_run(root, "marked", "stages.gan.steps=100000")
+    monkeypatch.setattr("ray_jobs.worker.StopMark", lambda url: stopping.StopMark(url, every_seconds=0.02))
+    storage.write_bytes(storage.join(run.url, "stop"), b"{}")
+
+    result = train(run, PlainSession())
+
+    assert result["reason"] == "stopped"
+    assert checkpoints.latest(run.url).step == result["step"] < 1000
+
+
+def test_two_starts_are_two_entries_in_the_provenance(root):
+    run = toy_run(root, "twice")
+    train(run, PlainSession(), provenance={"inpaint": "x"})
+    train(run, PlainSession(), provenance={"inpaint": "x"})
+
+    starts = json.loads(storage.read_bytes(storage.join(run.url, "provenance.json")))["starts"]
+
+    assert [start["from_step"] for start in starts] == [0, 12]
+
+
+def test_a_name_is_refused_to_a_run_with_other_settings_and_says_which(root):
+    train(toy_run(root, "taken"), PlainSession())
+
+    with pytest.raises(ConfigError, match=r"seed is 0 there and 1 here.*--name"):
+        train(toy_run(root, "taken", "seed=1"), PlainSession())
+
+
+def test_what_does_not_change_the_result_may_change_when_a_run_goes_on(root):
+    train(toy_run(root, "free"), PlainSession())
+
+    again = train(toy_run(root, "free", "data.decode_threads=1", "checkpoints.keep_best=0"), PlainSession())
+
+    assert again["step"] == 12
+
+
+def test_a_damaged_newest_checkpoint_is_passed_over_for_the_one_before(root, undisturbed, caplog):
+    run = toy_run(root, "damaged", "checkpoints.keep_last=3")
+    train(run, PlainSession())
+    newest = checkpoints.latest(run.url)
+    weights = storage.local_path(storage.join(newest.url, "networks", "generator.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x00")
+
+    train(run, PlainSession())
+
+    assert "is missing or not what its manifest says" in caplog.text
+    assert outcome(run.url) == undisturbed
+
+
+def test_nothing_is_trained_over_checkpoints_that_cannot_be_read(root):
+    run = toy_run(root, "ruined", "stages.gan.steps=4")
+    train(run, PlainSession())
+    weights = storage.local_path(storage.join(checkpoints.latest(run.url).url, "trainer.pt"))
+    weights.write_bytes(b"x" * weights.stat().st_size)
+
+    with pytest.raises(CheckpointError, match="no checkpoint can be read"):
+        train(run, PlainSession())
+
+
+def test_a_run_does_not_go_on_with_other_shards(root, tmp_path_factory):
+    run = toy_run(root, "moved")
+    train(run, PlainSession())
+    other = tmp_path_factory.mktemp("other")
+    from ray_jobs.toy import write_toy_shards
+
+    write_toy_shards(other, train=20)
+
+    with pytest.raises(DataError, match="the shards are others"):
+        train(toy_run(root, "moved", f"data.train={other}/shards/toy/train"), PlainSession())
+
+
+class Poison:
+    """Makes the loss of chosen batches not a number, by the number of the step that would see them first."""
+
+    def __init__(self, monkeypatch, *, at):
+        from inpaint.data import stream
+
+        opened = stream.open_stream
+
+        def open_stream(run, *, start, **options):
+            inner = opened(run, start=start, **options)
+            inner.numbers = iter(range(start + 1, 10**9))
+            return Poisoned(inner, at)
+
+        monkeypatch.setattr("ray_jobs.worker.open_stream", open_stream)
+
+
+class Poisoned:
+    def __init__(self, inner, at):
+        self.inner, self.at = inner, at
+
+    def __iter__(self):
+        from dataclasses import replace
+
+        for number, batch in zip(self.inner.numbers, self.inner, strict=False):
+            yield replace(batch, image=batch.image * torch.nan) if number in self.at else batch
+
+    def __getattr__(self, name):
+        return getattr(self.inner, name)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_the_last_checkpoint_whole(root, monkeypatch):
+    Poison(monkeypatch, at={6})
+    run = toy_run(root, "stops")
+
+    with pytest.raises(NotFiniteError, match=r"step 6: stage gan, update discriminator: \w+ is not finite"):
+        train(run, PlainSession())
+
+    assert checkpoints.latest(run.url).step == 4
+    assert all(t.isfinite().all() for n in checkpoints.load_state(run.url)["networks"].values() for t in n.values())
+
+
+def test_a_rollback_goes_back_and_passes_over_the_bad_batch(root, monkeypatch):
+    Poison(monkeypatch, at={6})
+    run = toy_run(root, "rolls", "training.not_finite=rollback")
+
+    result = train(run, PlainSession())
+
+    state = checkpoints.load_state(run.url)
+    assert result["step"] == 12
+    assert (state["position"]["skipped"], state["position"]["rollbacks"]) == (2, 1)  # batches 5 and 6 after step 4
+    steps = [row["step"] for row in checkpoints.read_history(run.url)]
+    assert steps == [2, 4, 6, 8, 10, 12]
+
+
+def test_more_rollbacks_than_allowed_end_the_run(root, monkeypatch):
+    Poison(monkeypatch, at={6, 8, 10})
+    run = toy_run(root, "gives-up", "training.not_finite=rollback", "training.max_rollbacks=2")
+
+    with pytest.raises(NotFiniteError):
+        train(run, PlainSession())
+
+
+def test_a_stage_starts_from_another_runs_weights_and_says_so(root):
+    source = toy_run(root, "source", "stages.gan.steps=4")
+    train(source, PlainSession())
+    run = toy_run(root, "target", "stages.gan.from=source", "stages.gan.steps=1", "checkpoints.every=1")
+    seen = {}
+    original = Trainer.steps
+
+    def steps(self, batches):
+        seen.update({k: v.clone() for k, v in self.method.networks()["generator"].state_dict().items()})
+        yield from original(self, batches)
+
+    Trainer.steps = steps
+    try:
+        train(run, PlainSession())
+    finally:
+        Trainer.steps = original
+
+    expected = checkpoints.load_state(source.url)["networks"]["generator"]
+    assert all(torch.equal(seen[name], tensor) for name, tensor in expected.items())
+    (start,) = json.loads(storage.read_bytes(storage.join(run.url, "provenance.json")))["starts"]
+    assert start["warm_start"]["generator"] == checkpoints.latest(source.url).url
+
+
+def test_a_stage_that_starts_from_a_run_of_another_width_is_refused(root):
+    train(toy_run(root, "narrow", "stages.gan.steps=4"), PlainSession())
+
+    with pytest.raises(CheckpointError, match="generator does not fit"):
+        train(toy_run(root, "wide", "stages.gan.from=narrow", "method.width=8"), PlainSession())
