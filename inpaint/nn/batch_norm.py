@@ -35,7 +35,7 @@ class GlobalBatchNorm(nn.BatchNorm2d):
         return super().forward(features) if ranks == 1 else self._over_ranks(features, count)
 
     def _over_ranks(self, features: Tensor, count: int) -> Tensor:
-        values = features.float()
+        values = features.to(torch.promote_types(features.dtype, torch.float32))
         mean = _MeanOverRanks.apply(values.mean(dim=(0, 2, 3), keepdim=True))
         centred = values - mean
         variance = _MeanOverRanks.apply(centred.square().mean(dim=(0, 2, 3), keepdim=True))
