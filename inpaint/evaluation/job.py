@@ -147,7 +147,7 @@ def finish(job: Job) -> Result:
     result = assemble(
         job.plan,
         [everything],
-        {name: {**job.subject.about, "fill": name} for name in names},
+        {name: {**job.subject.about, "fill": name, "data": job.plan.pictures.name} for name in names},
         perceptual=job.perceptual,
         dataset=job.dataset,
         compare=[(PROGRESSIVE, ONE_SHOT)] if PROGRESSIVE in names else [],

@@ -9,11 +9,18 @@ from rich.console import Group, RenderableType
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from inpaint.evaluation.comparing import Comparison
 from inpaint.evaluation.metrics import METRICS
 from inpaint.evaluation.protocols import PROTOCOLS, Protocol
+from inpaint.evaluation.published import Number, PublishedTable
 from inpaint.evaluation.results import ALL, Result, Table
 from inpaint.evaluation.statistics import Estimate
+from inpaint.evaluation.tables import Beside, doubt_marks
 
+LABELS = {
+    "psnr": "PSNR dB", "ssim": "SSIM", "l1": "L1 / MAE", "lpips_alex": "LPIPS alex", "parameters_mi": "parameters Mi",
+    "milliseconds": "ms",
+}  # fmt: skip
 LPIPS_LABELS = {"lpips_alex": "LPIPS alex", "lpips_vgg": "LPIPS vgg", "lpips_squeeze": "LPIPS squeeze"}
 
 
@@ -63,6 +70,48 @@ def bins_table(result: Result, *, columns: Sequence[str], protocol: str = "inp-v
             cells += [_bold(mean_text(rules, column, cell), subject in best) for subject, cell in means.items()]
         shown.add_row(*cells, end_section=row == list(first)[-2])
     return shown
+
+
+def published_table(item: Beside, *, width: int) -> Group:
+    """A paper's table, row by row as printed, and under each bin our results with the marks of what differs."""
+    table, rules = item.table, PROTOCOLS.get(item.table.protocol or "")
+    shown = RichTable(title=f"{table.source}: {table.title}", title_justify="left", caption_justify="left")
+    for heading in ("hole %", "", *table.metrics):
+        shown.add_column(LABELS.get(heading, heading), justify="right" if heading in table.metrics else "left")
+    shown.add_column("n", justify="right")
+    shown.add_column("differs")
+    for bin_name in table.bins:
+        for label, numbers in table.rows(bin_name).items():
+            cells = [_printed(table, numbers.get(metric)) for metric in table.metrics]
+            shown.add_row(bin_name, label, *cells, f"{table.images:,}" if table.images else "?", "")
+        for row in (row for row in item.ours if row.bin == bin_name and rules):
+            cells = [_cell(rules, table.columns.get(m, m), row.cells.get(m)) for m in table.metrics]
+            n = str(next(iter(row.cells.values())).n) if row.cells else "-"
+            shown.add_row(bin_name, f"ours: {row.label}", *cells, n, row.marks, style="bold")
+        for (label, name), gain in item.gains.items():
+            if name == bin_name and rules:
+                cells = [_cell(rules, table.columns.get(m, m), gain.get(m)) for m in table.metrics]
+                shown.add_row(bin_name, label, *cells, str(next(iter(gain.values())).n), "paired", style="bold")
+        shown.add_section()
+    notes = [f"{'*' * (i + 1)} {doubt}" for i, doubt in enumerate(table.doubts)] + [f"- {note}" for note in table.notes]
+    if not table.numbers:
+        notes.insert(0, "- the printed table is lost")
+    if not item.ours:
+        notes.append(f"- no result of ours: nothing trained by {table.method} was evaluated under this root")
+    why = dict.fromkeys(f"{mark} {text}" for row in item.ours for mark, text in zip(row.marks, row.why, strict=True))
+    said = [Text(f"  {note}") for note in notes] + [Text(f"  {text}", style="yellow") for text in why]
+    return Group(shown, *said, "")
+
+
+def comparison_table(item: Comparison, *, width: int) -> Group:
+    """Two results by one protocol: both means, and their paired difference where the stamps agree."""
+    rules = PROTOCOLS[item.protocol]
+    tables = {"A": item.ours, "B": item.theirs} | ({"A - B": item.difference} if item.difference else {})
+    shown: list[RenderableType] = [*_grids(item.protocol, rules, tables, width)]
+    if item.marks:
+        shown.append(Text("  FORCED: not scored alike, so no number here says which is better", style="bold red"))
+        shown += [Text(f"  {mark}", style="red") for mark in item.marks]
+    return Group(*shown)
 
 
 def notes_of(result: Result, protocol: str) -> list[str]:
@@ -148,6 +197,10 @@ def _cell(protocol: Protocol, column: str, cell: Estimate | None) -> str:
     if cell is None:
         return "-"
     return f"{mean_text(protocol, column, cell)}\n{interval_text(protocol, column, cell)}"
+
+
+def _printed(table: PublishedTable, number: Number | None) -> str:
+    return "-" if number is None else f"{number.printed}{doubt_marks(table, number)}"
 
 
 def _best(protocol: Protocol, column: str, means: Mapping[str, Estimate]) -> set[str]:
