@@ -42,7 +42,7 @@ class ShardInfo:
     samples: int
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Index:
     """A set's samples in the order of their shards; sample i is row i of every array.
 

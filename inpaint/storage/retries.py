@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable
+from http import HTTPStatus
 
 from inpaint.errors import StorageError
 from inpaint.storage.objects import MissingObject
@@ -100,7 +101,9 @@ def _explained(error: Exception, url: str, action: str) -> StorageError:
 
 def _given_up(error: Exception, url: str, action: str) -> StorageError:
     said = " ".join(str(error).split())[:200] or type(error).__name__
-    said = f"{status_of(error)} {code_of(error)}" if status_of(error) else said
+    if status := status_of(error):  # an answer without a body repeats the number as its code
+        code = code_of(error)
+        said = f"{status} {HTTPStatus(status).phrase if code == str(status) else code}"
     if code_of(error) in EXPIRED_CODES:
         return StorageError(f"{url}: the AWS credentials have expired ({code_of(error)}); renew them and start again")
     return StorageError(
