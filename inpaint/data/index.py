@@ -149,7 +149,9 @@ def read_index(url: str) -> Index:
         raise DataError(f"{url}: {INDEX} is there but {SAMPLES} is not; {_again(url)}") from None
     if hashlib.sha256(parquet).hexdigest() != header["samples_sha256"]:
         raise DataError(f"{url}: {SAMPLES} is not the one {INDEX} was written with; {_again(url)}")
-    return _index(url, header, pq.read_table(pa.BufferReader(parquet)))
+    # Without Arrow's threads: a process that ends while they start is aborted by the C++ runtime.
+    table = pq.ParquetFile(pa.BufferReader(parquet), pre_buffer=False).read(use_threads=False)
+    return _index(url, header, table)
 
 
 def index_set(url: str, *, progress: storage.Progress | None = None) -> Index:
