@@ -4,15 +4,30 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
+from typer.core import TyperGroup
 
 if TYPE_CHECKING:
     from inpaint.evaluation.collection import Found
     from inpaint.evaluation.leaks import Leaks
 
-report = typer.Typer(help="A page about a run; the papers' tables; two results compared.", no_args_is_help=True)
+
+class PageOrCommand(TyperGroup):
+    """`report NAME` is `report page NAME`: what is not the name of a command is the name of a run."""
+
+    def parse_args(self, context: Any, arguments: list[str]) -> list[str]:
+        if arguments and not arguments[0].startswith("-") and arguments[0] not in self.commands:
+            arguments = ["page", *arguments]
+        return super().parse_args(context, arguments)
+
+
+report = typer.Typer(
+    cls=PageOrCommand,
+    help="A page about a run (`inpaint report RUN`); the papers' tables; two results compared.",
+    no_args_is_help=True,
+)
 
 ROOT = typer.Option(None, "--root", help="s3://bucket/prefix or a folder. [env: INPAINT_ROOT]")
 AS_JSON = typer.Option(False, "--json", help="Print the result as JSON.")
@@ -20,6 +35,34 @@ AS_JSON = typer.Option(False, "--json", help="Print the result as JSON.")
 
 def register(app: typer.Typer) -> None:
     app.add_typer(report, name="report")
+
+
+@report.command("page")
+def page(
+    run: str = typer.Argument(..., help="A run's name under the root, or its URL."),
+    out: str | None = typer.Option(None, "--out", "-o", help="Folder or s3:// URL to write to; here if left out."),
+    leak_check: bool = typer.Option(True, "--leak-check/--no-leak-check", help="Look for test images in training."),
+    root: str | None = ROOT,
+    as_json: bool = AS_JSON,
+) -> None:
+    """Write one HTML page that needs no network, and the same as Markdown.
+
+    inpaint report tiny --root s3://lab/inpaint
+    """
+    from inpaint import storage
+    from inpaint.checkpoints.layout import run_url
+    from inpaint.evaluation.collection import results_of
+    from inpaint.evaluation.leaks import sets_of
+    from inpaint.evaluation.report import report_run
+
+    url = run_url(run, root=root)
+    pairs = [s for found in results_of(url) if (s := sets_of(found))] if leak_check else []
+    leaks = look_for_leaks(pairs)
+    made = report_run(url, leaks=[*leaks.found.values(), *leaks.unknown.values()])
+    places = {kind: storage.join(out or ".", f"{storage.name_of(url)}.{kind}") for kind in ("html", "md")}
+    storage.write_bytes(places["md"], made.markdown.encode())
+    storage.write_bytes(places["html"], made.html.encode())
+    print(json.dumps({"run": url, **places}) if as_json else places["html"])
 
 
 @report.command("tables")

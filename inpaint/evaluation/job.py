@@ -133,7 +133,7 @@ def score_missing(
 
 
 def finish(job: Job) -> Result:
-    """Put the parts together and write `pairs.json`, `scores.parquet` and, last, `result.json`.
+    """Put the parts together and write `request.json`, `pairs.json`, `scores.parquet` and, last, `result.json`.
 
     Raises:
         EvaluationError: a part is missing.
@@ -155,6 +155,10 @@ def finish(job: Job) -> Result:
     )
     masks = {name: share.holes.sha256 for name, share in job.plan.shares.items()}
     pairs = pair_file({n: s.pairs for n, s in job.plan.shares.items()}, seed=job.plan.seed, masks=masks)
+    request = job.request.model_dump(mode="json")
+    if isinstance(job.subject.about.get("url"), str):
+        request |= {"subject": job.subject.about["url"], "best": None}  # the very checkpoint, whatever the run has next
+    storage.write_bytes(storage.join(job.url, "request.json"), json.dumps(request, indent=1).encode())
     storage.write_bytes(storage.join(job.url, "pairs.json"), json.dumps(pairs).encode())
     storage.write_bytes(storage.join(job.url, "scores.parquet"), to_parquet(everything))
     storage.write_bytes(storage.join(job.url, "result.json"), json.dumps(result.to_dict(), indent=1).encode())
