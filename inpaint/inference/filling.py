@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from inpaint.errors import ShapeError
 from inpaint.imaging import check_mask, composite
 from inpaint.inference.preparing import inference_mode
 from inpaint.inference.progressive import progressive as reconstruct
@@ -46,7 +47,7 @@ def fill(
 
     Raises:
         ValueError: a mask that is not 0 or 1 or of another size, or tiles that do not overlap as they should.
-        ShapeError: a method that fills one shape only was given another.
+        ShapeError: a method that fills one shape only was given another, or was asked to fill progressively.
     """
     check_mask(mask, image)
     with inference_mode(method):
@@ -58,8 +59,17 @@ def fill(
 
 
 def painter(method: Method, *, progressive: bool) -> Paint:
-    """(image with 0 in the hole, mask) → drawn image, [B, 3, H, W], for sides of any length."""
+    """(image with 0 in the hole, mask) → drawn image, [B, 3, H, W], for sides of any length.
+
+    Raises:
+        ShapeError: progressive reconstruction was asked of a method that fills one shape only.
+    """
     if method.config.hole_shapes == "centre":
+        if progressive:
+            raise ShapeError(
+                f"{type(method).__name__} fills its one square at once, and progressive reconstruction shrinks holes; "
+                "fill without it, or take a method with free-form holes"
+            )
         return method.inpaint
     multiple = method.config.size_multiple
 

@@ -311,6 +311,7 @@ class ISNet(Method):
         return {term: losses[term](drawn, true, names) for term, names in wanted.items()}
 
     def inpaint(self, image: Tensor, mask: Tensor) -> Tensor:
+        self.check_sides(image)
         return self.generator(image * (1 - mask))
 
     def inference_networks(self) -> tuple[str, ...]:

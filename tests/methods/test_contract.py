@@ -20,6 +20,7 @@ from inpaint.imaging import Batch, composite
 from inpaint.inference import fill
 from inpaint.masks import centre_mask
 from inpaint.methods import METHODS, build_method
+from inpaint.methods.base import weight_at
 from inpaint.nn.features import load_feature_network
 from inpaint.training import Trainer
 from inpaint.training.plan import check_plan
@@ -187,19 +188,39 @@ def test_stop_and_resume_is_exact_within_and_across_stages(name):
 
 @everywhere
 def test_every_weight_acts(name):
-    run = settings(name, steps=1)
-    paths = [path for path in known_paths(run.method) if "weights." in path]
-    trainer = Trainer(build(run), run.training, seed=0)
-    seen = batches(run, trainer.total_steps)
-    usual = [tensors(trainer.method) for _ in trainer.steps(seen)]
+    usual = settings(name)
+    paths = [path for path in known_paths(usual.method) if "weights." in path]
+    assert paths
+    ends = {}
     for path in paths:
-        value = run.method.model_dump(by_alias=True)
+        value = usual.method.model_dump(by_alias=True)
         for part in path.split("."):
             value = value[part]
-        varied = settings(name, f"method.{path}={2 * value + 1}", steps=1)
-        other = Trainer(build(varied), varied.training, seed=0)
-        assert any(changed(usual[step.number - 1], tensors(other.method)) for step in other.steps(seen)), path
-    assert paths
+        varied = settings(name, f"method.{path}={2 * value + 1}")
+        stage = _first_difference(build(usual), build(varied))
+        assert stage, f"{path} is the weight of no term"
+        alone = {other: STEPS * (other == stage) for other in usual.stages}
+        if stage not in ends:
+            ends[stage] = _train_stages(usual, alone)
+        assert changed(ends[stage], _train_stages(varied, alone)), path
+
+
+def _first_difference(one, two):
+    """Name of the first stage in which two methods weigh something differently."""
+    for stages in zip(one.stages(), two.stages(), strict=True):
+        weighed = [
+            {(u.name, term): weight_at(weight, 0.5) for u in stage.updates for term, weight in u.weights.items()}
+            for stage in stages
+        ]
+        if weighed[0] != weighed[1]:
+            return stages[0].name
+    return None
+
+
+def _train_stages(run, steps):
+    method = build(run)
+    method.steps = steps
+    return tensors(train(run, STEPS, method=method).method)
 
 
 @everywhere
