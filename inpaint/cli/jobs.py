@@ -80,12 +80,12 @@ def show(
         print(json.dumps(found, indent=None if as_json else 2))
         return
     from inpaint.cluster.client import connect
-    from inpaint.cluster.following import look, resolve, summary
+    from inpaint.cluster.following import StoreReader, look, resolve, summary
     from inpaint.cluster.stuck import event_time
 
     cluster = connect(context=context, namespace=namespace)
     job = resolve(cluster, run)
-    about, seen = summary(cluster, job), look(cluster, job)
+    about, seen = summary(cluster, job, StoreReader()), look(cluster, job)
     events = sorted(seen.events, key=event_time)[-20:]
     if as_json:
         said = [{"time": event_time(e), "type": e.get("type"), "message": e.get("message")} for e in events]
@@ -184,12 +184,12 @@ def _list(namespace: str | None, context: str | None, address: str | None, *, on
         _print_ray_jobs(_ray(address), as_json=as_json)
         return
     from inpaint.cluster.client import connect
-    from inpaint.cluster.following import summary
+    from inpaint.cluster.following import StoreReader, summary
 
-    cluster = connect(context=context, namespace=namespace)
+    cluster, store = connect(context=context, namespace=namespace), StoreReader()
     console = Console()
     if as_json or once or not console.is_terminal:
-        rows = [summary(cluster, job) for job in cluster.list_jobs()[0]]
+        rows = [summary(cluster, job, store) for job in cluster.list_jobs()[0]]
         if as_json:
             print(json.dumps([_row(row) for row in rows]))
         else:
@@ -200,7 +200,7 @@ def _list(namespace: str | None, context: str | None, address: str | None, *, on
     try:
         with Live(console=console, auto_refresh=False) as live:
             for listed in cluster.watch_jobs(every_seconds=REFRESH_SECONDS):
-                live.update(_table([summary(cluster, job) for job in listed]), refresh=True)
+                live.update(_table([summary(cluster, job, store) for job in listed]), refresh=True)
     except KeyboardInterrupt:
         return
 

@@ -333,8 +333,9 @@ def connect(*, context: str | None = None, namespace: str | None = None) -> Clus
             config.load_incluster_config(client_configuration=settings)
             home = POD_NAMESPACE.read_text().strip()
         else:
-            config.load_kube_config(context=context, client_configuration=settings)
-            contexts, active = config.list_kube_config_contexts()
+            files = os.environ.get("KUBECONFIG") or None  # the client itself reads it only once, on import
+            config.load_kube_config(files, context=context, client_configuration=settings)
+            contexts, active = config.list_kube_config_contexts(files)
             chosen = active if context is None else next(each for each in contexts if each["name"] == context)
             home = chosen["context"].get("namespace", "default")
     except (config.ConfigException, OSError, StopIteration) as error:

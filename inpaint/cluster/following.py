@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
@@ -52,13 +53,13 @@ def look(cluster: Cluster, job: Object) -> Seen:
     )
 
 
-def summary(cluster: Cluster, job: Object, *, now: datetime | None = None) -> Summary:
+def summary(cluster: Cluster, job: Object, store: StoreReader) -> Summary:
     """A run in plain words, with how far it is."""
     seen = look(cluster, job)
-    return summarize(seen, read_progress(cluster, seen), now=now or datetime.now(UTC))
+    return summarize(seen, read_progress(cluster, seen, store), now=datetime.now(UTC))
 
 
-def read_progress(cluster: Cluster, seen: Seen) -> Progress:
+def read_progress(cluster: Cluster, seen: Seen, store: StoreReader) -> Progress:
     """How far a run is, from the tail of its driver's log and, where this machine may read it, from the store."""
     text = ""
     for pod, container in log_sources(seen.pods):
@@ -66,7 +67,7 @@ def read_progress(cluster: Cluster, seen: Seen) -> Progress:
         if STEP_LINE.search(text):
             break
     url = (seen.job["metadata"].get("annotations") or {}).get(URL, "")
-    return parse_progress(text, checkpoint=newest_checkpoint(url), now=time.time())
+    return parse_progress(text, checkpoint=store.newest_checkpoint(url), now=time.time())
 
 
 def parse_progress(text: str, *, checkpoint: tuple[int, float] | None, now: float) -> Progress:
@@ -92,18 +93,35 @@ def parse_progress(text: str, *, checkpoint: tuple[int, float] | None, now: floa
     )
 
 
-def newest_checkpoint(url: str) -> tuple[int, float] | None:
-    """Step and time (seconds since 1970) of a run's newest whole checkpoint; None without one or without access."""
-    if not storage.is_remote(url):
-        return None
-    try:
-        for folder in sorted(storage.list_folders(storage.join(url, "checkpoints")), reverse=True):
-            manifest = storage.join(folder, "manifest.json")
-            if storage.exists(manifest):
-                modified = storage.stat(manifest).modified
-                return int(storage.name_of(folder)), float(getattr(modified, "timestamp", lambda m=modified: m)())
-    except (StorageError, ValueError):
-        pass
+class StoreReader:
+    """Looks into runs' folders as far as this machine may; after one failure or long wait it does not ask again.
+
+    Args:
+        patience_seconds: for one look. A laptop without the store's credentials would wait for many times that.
+    """
+
+    def __init__(self, *, patience_seconds: float = 3.0) -> None:
+        self._patience = patience_seconds
+        self._given_up = False
+
+    def newest_checkpoint(self, url: str) -> tuple[int, float] | None:
+        """Step and time (seconds since 1970) of a run's newest whole checkpoint; None without one or without access."""
+        if self._given_up or not storage.is_remote(url):
+            return None
+        found: list[tuple[int, float] | None] = []
+        look = threading.Thread(target=lambda: found.append(_newest_checkpoint(url)), daemon=True)
+        look.start()
+        look.join(self._patience)
+        self._given_up = not found
+        return found[0] if found else None
+
+
+def _newest_checkpoint(url: str) -> tuple[int, float] | None:
+    folder = storage.join(url, "checkpoints")
+    for name in sorted(storage.list_folders(folder), reverse=True):
+        manifest = storage.join(folder, name, "manifest.json")
+        if name.isdigit() and storage.exists(manifest):
+            return int(name), storage.stat(manifest).modified
     return None
 
 

@@ -40,7 +40,7 @@ def _unscheduled(pod: Object) -> Iterator[str]:
         name, message = pod["metadata"]["name"], condition.get("message", "")
         if condition.get("reason") == "SchedulingGated":
             yield f"{name} waits for a scheduling gate; its queue has not admitted it yet"
-        elif gpu := re.search(r"Insufficient (\S+/\S*gpu\S*|\S+/mig-\S+?)(?=[,.\s]|$)", message):
+        elif gpu := re.search(r"Insufficient (\S+/(?:\S*gpu|mig-)\S*)", message):
             yield f"{name} is unschedulable: no node has enough free {gpu[1].rstrip('.,')} ({message})"
         else:
             yield f"{name} is unschedulable: {message or 'no node fits'}"

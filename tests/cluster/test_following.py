@@ -1,0 +1,187 @@
+"""Watching, logs from wherever they still are, and stopping: against an API server that drops, expires and forgets."""
+
+import itertools
+import time
+
+import pytest
+
+from inpaint import storage
+from inpaint.cluster.following import StoreReader, ask_to_stop, follow_logs, parse_progress, read_logs, resolve, summary
+from inpaint.cluster.pods import DRIVER_LOG
+from inpaint.cluster.submission import submit
+from inpaint.errors import ClusterError
+
+RUN = {"inpaint/run": "paris", "inpaint/kind": "train"}
+
+
+def pod(name, component, phase="Running"):
+    labels = RUN | {"app.kubernetes.io/component": component}
+    if component != "submitter":
+        labels["ray.io/node-type"] = component
+    conditions = [{"type": "Ready", "status": "True"}]
+    return {"metadata": {"name": name, "labels": labels}, "status": {"phase": phase, "conditions": conditions}}
+
+
+def lines(*texts, start=0):
+    return [(f"2026-11-21T12:00:{number:02d}.000000000Z", text) for number, text in enumerate(texts, start)]
+
+
+@pytest.fixture
+def job(cluster, make_manifests):
+    submit(cluster, make_manifests())
+    return cluster.find_job("paris")
+
+
+@pytest.fixture
+def store(monkeypatch, tmp_path):
+    """The run's store, as a folder: `s3://lab/inpaint` lies under tmp_path."""
+    for name in ("exists", "stat", "list_folders", "list_objects", "read_bytes", "write_bytes"):
+        real = getattr(storage, name)
+
+        def inside(url, *args, _real=real, **kwargs):
+            return _real(url.replace("s3://", f"{tmp_path}/"), *args, **kwargs)
+
+        monkeypatch.setattr(storage, name, inside)
+    return tmp_path / "lab" / "inpaint" / "runs" / "paris"
+
+
+def test_a_watch_outlives_a_dropped_connection_and_an_expired_version(api, cluster, job):
+    seen = cluster.watch_jobs(every_seconds=1)
+    assert [len(jobs) for jobs in itertools.islice(seen, 1)] == [1]
+
+    api.set_status("paris", jobDeploymentStatus="Initializing")
+    assert next(seen)[0]["status"]["jobDeploymentStatus"] == "Initializing"
+    api.drop("WATCH")
+    api.set_status("paris", jobDeploymentStatus="Running")
+    assert next(jobs for jobs in seen if jobs[0]["status"]["jobDeploymentStatus"] == "Running")
+    api.fail("WATCH", 410, "too old resource version", reason="Expired")
+    api.set_status("paris", jobDeploymentStatus="Complete")
+    assert next(jobs for jobs in seen if jobs[0]["status"]["jobDeploymentStatus"] == "Complete")
+    api.remove("rayjobs", "paris")
+    assert next(jobs for jobs in seen if jobs == []) == []
+
+
+def test_a_watch_that_is_forbidden_ends_with_a_sentence(api, cluster, job):
+    seen = cluster.watch_jobs(every_seconds=1)
+    next(seen)
+    api.fail(r"watch=true", 403, "rayjobs is forbidden", reason="Forbidden")
+    with pytest.raises(ClusterError, match="submitter role"):
+        next(seen)
+
+
+def test_logs_come_from_the_newest_submitter(api, cluster, job):
+    for name in ("paris-1", "paris-2"):
+        api.put("pods", pod(name, "submitter") | {"metadata": {**pod(name, "submitter")["metadata"],
+                                                  "creationTimestamp": f"2026-11-21T12:0{name[-1]}:00Z"}})  # fmt: skip
+        api.logs[name, "ray-job-submitter"] = lines(f"from {name}")
+    assert list(read_logs(cluster, job)) == ["from paris-2"]
+
+
+def test_logs_fall_back_to_the_head_and_then_to_the_store(api, cluster, job, store):
+    api.put("pods", pod("head", "head"))
+    api.logs["head", DRIVER_LOG] = lines("from the head")
+    assert list(read_logs(cluster, job)) == ["from the head"]
+
+    api.remove("pods", "head")
+    with pytest.raises(ClusterError, match="its pods are gone or have not started, and s3://lab/inpaint/runs/paris/logs is"):
+        list(read_logs(cluster, job))
+    (store / "logs").mkdir(parents=True)
+    (store / "logs" / "driver-0.log").write_text("from the store\n")
+    assert list(read_logs(cluster, job))[1:] == ["from the store"]
+
+
+def test_following_goes_on_after_a_cut_and_in_a_new_submitter_without_repeating(api, cluster, job):
+    api.put("pods", pod("paris-1", "submitter"))
+    api.logs["paris-1", "ray-job-submitter"] = lines("one", "two")
+    api.set_status("paris", jobDeploymentStatus="Running", jobStatus="RUNNING")
+    told = []
+    follow = follow_logs(cluster, job, pause_seconds=0.01, tell=told.append)
+
+    assert list(itertools.islice(follow, 2)) == ["one", "two"]
+    api.logs["paris-1", "ray-job-submitter"] += lines("three", start=2)  # the stream ended; it is taken up again
+    assert next(follow) == "three"
+    api.put("pods", pod("paris-2", "submitter") | {"metadata": {**pod("paris-2", "submitter")["metadata"],
+                                                   "creationTimestamp": "2099-01-01T00:00:00Z"}})  # fmt: skip
+    api.logs["paris-2", "ray-job-submitter"] = lines("four")  # the head was lost: a new submitter, from its first line
+    assert next(follow) == "four"
+    assert told == ["paris: the log goes on in paris-2"]
+    api.set_status("paris", jobDeploymentStatus="Complete", jobStatus="SUCCEEDED")
+    assert list(follow) == []
+
+
+def test_following_a_run_that_ended_before_gives_what_is_stored(api, cluster, job, store):
+    (store / "logs").mkdir(parents=True)
+    (store / "logs" / "driver-0.log").write_text("last words\n")
+    api.set_status("paris", jobDeploymentStatus="Failed", jobStatus="FAILED")
+    assert list(follow_logs(cluster, job, pause_seconds=0.01))[1:] == ["last words"]
+
+
+def test_progress_is_read_from_the_newest_line_and_the_store():
+    text = (
+        "2026 INFO x\nstep 10/400 images_per_second=50.5 psnr=20.1\n"
+        "a node goes away; checkpoint at step 15, starting again\n"
+        "step 20/400 images_per_second=80.25 checkpoint_age_seconds=30\nother\n"
+    )
+    found = parse_progress(text, checkpoint=None, now=1000.0)
+    assert (found.step, found.total_steps, found.images_per_second) == (20, 400, 80.25)
+    assert (found.checkpoint_time, found.preemptions) == (970.0, 1)
+    found = parse_progress(text, checkpoint=(15, 900.0), now=1000.0)
+    assert (found.checkpoint_step, found.checkpoint_time) == (15, 900.0)
+    assert parse_progress("", checkpoint=None, now=0.0).step is None
+
+
+def test_only_a_whole_checkpoint_counts(store):
+    for step, whole in ((100, True), (200, False)):
+        folder = store / "checkpoints" / f"{step:010d}"
+        folder.mkdir(parents=True)
+        (folder / "trainer.pt").write_text("x")
+        if whole:
+            (folder / "manifest.json").write_text("{}")
+    step, written = StoreReader().newest_checkpoint("s3://lab/inpaint/runs/paris")
+    assert step == 100
+    assert abs(written - time.time()) < 60
+
+
+def test_a_store_that_does_not_answer_is_asked_once(monkeypatch):
+    asked = []
+    monkeypatch.setattr(storage, "list_folders", lambda url: asked.append(url) or time.sleep(5))
+    reader = StoreReader(patience_seconds=0.05)
+    assert [reader.newest_checkpoint(f"s3://lab/{name}") for name in "ab"] == [None, None]
+    assert asked == ["s3://lab/a/checkpoints"]
+
+
+def test_a_summary_puts_all_of_it_together(api, cluster, job):
+    api.put("rayclusters", {"metadata": {"name": "paris-abc"}, "spec": {}})
+    api.put("pods", pod("paris-1", "submitter"))
+    api.put("pods", pod("paris-abc-head", "head"))
+    api.put("pods", pod("paris-abc-w", "worker"))
+    api.put("events", {"metadata": {"name": "e1"}, "type": "Warning", "message": "exceeded quota: q",
+                       "reason": "FailedCreate", "involvedObject": {"name": "paris-abc"}})  # fmt: skip
+    api.put("events", {"metadata": {"name": "e2"}, "type": "Warning", "message": "exceeded quota: other",
+                       "reason": "FailedCreate", "involvedObject": {"name": "parisian"}})  # fmt: skip
+    api.logs["paris-1", "ray-job-submitter"] = lines("step 7/400 images_per_second=3.5")
+    api.set_status("paris", jobDeploymentStatus="Running", jobStatus="RUNNING", rayClusterName="paris-abc")
+
+    about = summary(cluster, cluster.find_job("paris"), StoreReader(patience_seconds=0.2))
+    assert (about.state, about.workers_ready, about.workers_wanted) == ("running", 1, 1)
+    assert (about.progress.step, about.progress.images_per_second) == (7, 3.5)
+    assert about.holds == ("the namespace's quota is used up: q; wait, or ask for more",)
+
+
+def test_stopping_writes_the_mark_that_workers_look_for(api, cluster, job, store):
+    ask_to_stop(cluster, job)
+    assert (store / "stop").is_file()
+    assert "inpaint/stop-asked" in api.objects["rayjobs", "paris"]["metadata"]["annotations"]
+
+
+def test_a_store_inside_the_cluster_cannot_be_written_from_here(cluster, job):
+    job["metadata"]["annotations"]["inpaint/url"] = "/store/runs/paris"
+    with pytest.raises(ClusterError, match="lets the workers write a checkpoint"):
+        ask_to_stop(cluster, job)
+
+
+def test_a_run_is_found_by_its_name_or_its_jobs(api, cluster, job):
+    api.put("rayjobs", {"metadata": {"name": "s-sweep", "labels": {"inpaint/run": "s", "inpaint/kind": "sweep"}}, "spec": {}})
+    assert resolve(cluster, "s")["metadata"]["name"] == resolve(cluster, "s-sweep")["metadata"]["name"] == "s-sweep"
+    with pytest.raises(ClusterError, match="no run rome in namespace training; there: paris, s-sweep"):
+        resolve(cluster, "rome")
