@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import tempfile
 import zipfile
@@ -162,8 +163,7 @@ def _check_polarity(masks: MaskSet, url: str, hole: Polarity, ratio: Ratio) -> N
     cue = float(near_border.mean()) > BORDER_CUE and float((near_border > 0).mean()) > 0.6
     if ratio == EVERY_RATIO:
         large = float(np.median(masks.ratios)) > 0.5
-        ring = float(masks.borders.mean()) > 0.9  # holes all around a known middle: a set for outpainting
-        wrong = cue and (large or (len(masks) >= FEW and not ring))
+        wrong = cue and (large or len(masks) >= FEW)
     else:
         low, high = ratio
         declared = ((masks.ratios > low) & (masks.ratios <= high)).sum()
@@ -189,7 +189,7 @@ def _cache_path(entries: list[Entry], url: str, hole: str, threshold: str, size:
 
 def _from_cache(path: Path, size: int) -> MaskSet | None:
     try:
-        with np.load(path, allow_pickle=False) as kept:
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as kept:
             names, packed = tuple(kept["names"].tolist()), kept["packed"]
             ratios, borders = kept["ratios"], kept["borders"]
             digest = str(kept["sha256"])
