@@ -6,6 +6,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -109,7 +110,12 @@ class StoreReader:
         if self._given_up or not storage.is_remote(url):
             return None
         found: list[tuple[int, float] | None] = []
-        look = threading.Thread(target=lambda: found.append(_newest_checkpoint(url)), daemon=True)
+
+        def work() -> None:
+            with suppress(StorageError):
+                found.append(_newest_checkpoint(url))
+
+        look = threading.Thread(target=work, name="newest-checkpoint", daemon=True)
         look.start()
         look.join(self._patience)
         self._given_up = not found
