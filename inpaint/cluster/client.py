@@ -19,6 +19,7 @@ GROUP, VERSION, JOBS, CLUSTERS = "ray.io", "v1", "rayjobs", "rayclusters"
 MANAGER = "inpaint"
 RUNTIME_SELECTOR = "inpaint/runtime=true"
 TRIES = 4  # of a call that a server answers with 5xx or 429
+SILENCE_SECONDS = 300.0  # of a log that is followed, after which the connection is made anew
 POD_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 
@@ -219,8 +220,8 @@ class Cluster:
             return ""
         return bytes(answer.data).decode(errors="replace")
 
-    def follow_log(self, pod: str, container: str) -> Iterator[str]:
-        """Lines of a container's log as they come, until it ends or the connection is cut.
+    def follow_log(self, pod: str, container: str, *, since_seconds: int | None = None) -> Iterator[str]:
+        """Lines of a container's log as they come, until it ends or the connection is cut, or is silent for long.
 
         Each line begins with its time, a space, and then the text.
         """
@@ -230,7 +231,8 @@ class Cluster:
             answer = self._call(
                 lambda: self._core.read_namespaced_pod_log(
                     pod, self.namespace, container=container, follow=True, timestamps=True, _preload_content=False,
-                    _request_timeout=(self._timeout, None),
+                    _request_timeout=(self._timeout, SILENCE_SECONDS),
+                    **({"since_seconds": since_seconds} if since_seconds else {}),
                 ),
                 f"follow the log of {pod}",
             )  # fmt: skip

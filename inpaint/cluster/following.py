@@ -188,7 +188,7 @@ def follow_logs(
                 tell(f"{name}: the log goes on in {sources[0][0]}")
                 last = ""
             source = sources[0]
-            for line in cluster.follow_log(*source):
+            for line in cluster.follow_log(*source, since_seconds=_seconds_since(last)):
                 stamp, _, text = line.partition(" ")
                 if stamp > last:
                     last, given = stamp, True
@@ -198,6 +198,15 @@ def follow_logs(
                 yield from read_logs(cluster, job)
             return
         time.sleep(pause_seconds)
+
+
+def _seconds_since(stamp: str) -> int | None:
+    """How far back to ask for a log that was read up to a time, with a minute to spare; None for all of it."""
+    match = re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d", stamp)
+    if match is None:
+        return None
+    read_to = datetime.fromisoformat(match[0]).replace(tzinfo=UTC)
+    return max(1, round((datetime.now(UTC) - read_to).total_seconds())) + 60
 
 
 def ask_to_stop(cluster: Cluster, job: Object) -> None:
