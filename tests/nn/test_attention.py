@@ -173,3 +173,29 @@ def test_self_attention_equals_the_explicit_softmax():
     share = torch.einsum("bci,bcj->bij", f, g).softmax(dim=1)  # over i
     seen = torch.einsum("bij,bci->bcj", share, h).reshape(features.shape)
     torch.testing.assert_close(layer(features), features + seen, atol=1e-5, rtol=0)
+
+
+def test_attention_in_the_hole_keeps_little_for_the_backward_pass_of_eight_large_images():
+    kept = {}
+    with torch.device("meta"):
+        layer = ContextualAttention(128)
+        features, mask = torch.empty(8, 128, 64, 64, requires_grad=True), torch.empty(8, 1, 256, 256)
+
+        def keep(tensor):
+            kept[id(tensor.untyped_storage())] = tensor, tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            layer(features, mask)
+    assert sum(size for _, size in kept.values()) < 0.5 * 2**30  # of 24 GiB; batch 8 at 256×256
+
+
+@pytest.mark.gpu
+def test_self_attention_of_eight_large_images_never_holds_all_scores():
+    layer = SelfAttention(128).cuda()
+    features = torch.randn(8, 128, 64, 64, device="cuda", requires_grad=True)
+    torch.nn.init.ones_(layer.gamma)
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    layer(features).sum().backward()
+    assert torch.cuda.max_memory_allocated() - before < 8 * 4096**2 * 4  # one float32 score matrix per image
