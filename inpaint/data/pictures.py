@@ -9,17 +9,27 @@ from __future__ import annotations
 import io
 import re
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import simplejpeg
-from PIL import Image, ImageCms, ImageOps
+from PIL import Image, ImageCms
 
 MAX_PIXELS = 100_000_000  # 300 MB decoded; more is a decompression bomb or no photograph
 STRAY_BYTES = re.compile(r"Corrupt JPEG data: (\d+) extraneous bytes before marker 0xd9")
 HARMLESS_STRAY_BYTES = 16  # some cameras pad the end of the picture; more means that coded pixels were lost
 ORIENTATION = 0x0112
 BITS_PER_SAMPLE = 258  # TIFF tag
+UPRIGHT: dict[int, Callable[[np.ndarray], np.ndarray]] = {  # EXIF orientation → what makes the picture stand
+    2: lambda pixels: pixels[:, ::-1],
+    3: lambda pixels: pixels[::-1, ::-1],
+    4: lambda pixels: pixels[::-1],
+    5: lambda pixels: pixels.transpose(1, 0, 2),
+    6: lambda pixels: np.rot90(pixels, -1),
+    7: lambda pixels: np.rot90(pixels, 2).transpose(1, 0, 2),
+    8: np.rot90,
+}
 PLAIN_MODES = ("RGB", "L")
 
 
@@ -74,19 +84,15 @@ def _read(data: bytes, max_pixels: int) -> Picture:
         raise Refused(f"animated or of several pages ({getattr(image, 'n_frames', 2)} frames)")
     file_format = "JPEG" if image.format == "MPO" else str(image.format)
     mended: list[str] = []
-    deep, mode = _is_deep(image, data), image.mode
-    if file_format == "JPEG":
-        _check_jpeg(data, mode, mended)
-    orientation = _orientation(image)
-    image.load()
+    deep, mode, orientation = _is_deep(image, data), image.mode, _orientation(image)
+    strict = _decode_jpeg(data, mode, mended) if file_format == "JPEG" else None
+    pixels = np.asarray(_to_rgb(image, mended)) if strict is None else strict
     if orientation != 1:
-        image = ImageOps.exif_transpose(image)
+        pixels = np.ascontiguousarray(UPRIGHT[orientation](pixels))
         mended.append("turned upright by its EXIF orientation")
-    rgb = _to_rgb(image, mended)
     if deep:
         mended.append("16 bits to 8")
-    as_it_is = not mended and mode in PLAIN_MODES
-    return Picture(np.asarray(rgb), tuple(mended), file_format, as_it_is)
+    return Picture(pixels, tuple(mended), file_format, as_it_is=not mended and mode in PLAIN_MODES)
 
 
 def _open(data: bytes) -> Image.Image:
@@ -97,15 +103,22 @@ def _open(data: bytes) -> Image.Image:
         Image.MAX_IMAGE_PIXELS = limit
 
 
-def _check_jpeg(data: bytes, mode: str, mended: list[str]) -> None:
-    """Refuse what libjpeg itself calls corrupt but lenient readers let pass."""
+def _decode_jpeg(data: bytes, mode: str, mended: list[str]) -> np.ndarray | None:
+    """RGB pixels of a JPEG that libjpeg itself calls sound; None for CMYK, which is only looked through.
+
+    Raises:
+        Refused: what libjpeg calls corrupt, although lenient readers let it pass.
+    """
+    space = "CMYK" if mode == "CMYK" else "RGB"
     try:
-        simplejpeg.decode_jpeg(data, "CMYK" if mode == "CMYK" else "GRAY")
+        pixels = simplejpeg.decode_jpeg(data, space)
     except ValueError as error:
         stray = STRAY_BYTES.search(str(error))
         if stray is None or int(stray.group(1)) > HARMLESS_STRAY_BYTES:
             raise Refused(f"corrupt or cut short ({_short(error)})") from error
         mended.append("stray bytes at the end left out")
+        pixels = simplejpeg.decode_jpeg(data, space, strict=False)
+    return pixels if space == "RGB" else None
 
 
 def _to_rgb(image: Image.Image, mended: list[str]) -> Image.Image:
