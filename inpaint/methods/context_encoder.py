@@ -25,7 +25,7 @@ from inpaint.nn.batch_norm import GlobalBatchNorm
 SLOPE = 0.2
 REDUCTION = 32  # of the sides before the bottleneck: five halvings
 STD = 0.02  # of initial weights, DCGAN
-REAL_AND_FILLED: dict[str, Weight] = {"real": 1.0, "filled": 1.0}
+HALVES: dict[str, Weight] = {"real": 1.0, "filled": 1.0}
 ADVERSARIAL = {"non_saturating": adversarial.bce_generator, "minimax": adversarial.minimax_generator}
 
 
@@ -138,39 +138,29 @@ class ContextEncoder(Method):
         λ1 = `reconstruction` throughout. With t the steps since the stage `local` (`global`) began, λ2 (λ3) is its full
         weight times min(1, t / ramp_steps), also across the next stage.
         """
-        config, full, steps = self.config, self.config.weights, self.steps
-        local_ramp = self._ramp(full.local, before=0, steps=steps["local"])
+        full, steps = self.config.weights, self.steps
+        local = self._ramp(full.local, before=0, steps=steps["local"])
         local_goes_on = self._ramp(full.local, before=steps["local"], steps=steps["global"])
-        global_ramp = self._ramp(full.global_, before=0, steps=steps["global"])
-        weights: dict[str, dict[str, Weight]] = {
-            "reconstruct": {},
-            "local": {"local": local_ramp},
-            "global": {"local": local_goes_on, "global": global_ramp},
-        }
-        discriminators = {
-            term: Update(f"{term}_discriminator", (f"{term}_discriminator",), loss, REAL_AND_FILLED, optimizer)
-            for term, loss, optimizer in (
-                ("local", self.local_loss, config.local_optimizer),
-                ("global", self.global_loss, config.global_optimizer),
-            )
-        }
-        return tuple(
-            Stage(
-                name,
-                steps[name],
-                self.draw,
-                (
-                    *(discriminators[term] for term, weight in terms.items() if weight != 0.0),
-                    Update(
-                        "generator",
-                        ("generator",),
-                        self.generator_loss,
-                        {"reconstruction": full.reconstruction, **terms},
-                        config.generator_optimizer,
-                    ),
-                ),
-            )
-            for name, terms in weights.items()
+        whole = self._ramp(full.global_, before=0, steps=steps["global"])
+        return (
+            Stage("reconstruct", steps["reconstruct"], self.draw, self._updates({})),
+            Stage("local", steps["local"], self.draw, self._updates({"local": local})),
+            Stage("global", steps["global"], self.draw, self._updates({"local": local_goes_on, "global": whole})),
+        )
+
+    def _updates(self, adversarial_weights: Mapping[str, Weight]) -> tuple[Update, ...]:
+        """One update per discriminator that the generator's loss listens to, then the generator's own."""
+        config = self.config
+        losses = {"local": self.local_loss, "global": self.global_loss}
+        optimizers = {"local": config.local_optimizer, "global": config.global_optimizer}
+        weights = {"reconstruction": config.weights.reconstruction, **adversarial_weights}
+        return (
+            *(
+                Update(f"{term}_discriminator", (f"{term}_discriminator",), losses[term], HALVES, optimizers[term])
+                for term, weight in adversarial_weights.items()
+                if weight != 0.0
+            ),
+            Update("generator", ("generator",), self.generator_loss, weights, config.generator_optimizer),
         )
 
     def _ramp(self, largest: float, *, before: int, steps: int) -> Weight:
