@@ -15,7 +15,6 @@ from itertools import pairwise
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.parametrizations import spectral_norm
 
 from inpaint.config.methods import GatedTwoStageConfig
 from inpaint.imaging import Batch, composite
@@ -25,6 +24,7 @@ from inpaint.nn.contextual_attention import ContextualAttention
 from inpaint.nn.features import LAYERS, FeatureNetwork, paired_features
 from inpaint.nn.gated import GatedConv, UpGatedConv
 from inpaint.nn.self_attention import SelfAttention
+from inpaint.nn.spectral import spectral_norm
 
 SLOPE = 0.2
 Conv = Callable[..., GatedConv]
