@@ -19,13 +19,13 @@ import torch
 from inpaint import storage
 from inpaint.config.base import load_yaml, validate
 from inpaint.config.evaluation import EvaluationFile, EvaluationRequest
-from inpaint.errors import EvaluationError, InpaintError
+from inpaint.errors import ClusterError, InpaintError
 from inpaint.evaluation.job import Job, finish, prepare, score_missing
 from inpaint.evaluation.parts import kept_parts
 from inpaint.evaluation.results import Result
 from ray_jobs.runtime import start_ray
 
-TRIES = 3  # of one part whose worker died
+TRIES = 3  # deaths of workers in one evaluation
 Progress = Callable[[int, int], None]
 
 
@@ -49,11 +49,12 @@ def run_on_ray(
 
     Raises:
         InpaintError: whatever is wrong with the request; nothing is left behind then.
-        EvaluationError: workers keep dying.
+        ClusterError: more workers than this machine can run, or workers keep dying.
     """
     request = _everywhere(request)
     job = prepare(request)
-    start_ray(address)
+    if start_ray(address):
+        _check_fits(workers=workers, cpus=cpus, gpus=gpus)
     _score(job, request, workers=workers, gpus=gpus, cpus=cpus, progress=progress)
     return job, finish(job)
 
@@ -77,45 +78,61 @@ def _score(job: Job, request: EvaluationRequest, *, workers: int, gpus: float, c
     progress(total - len(waiting), total)
     scorer = ray.remote(num_cpus=cpus, num_gpus=gpus)(_Scorer)
 
-    def new_worker() -> Any:
-        return scorer.remote(request.model_dump(mode="json"), max(1, int(cpus)))
+    def new_worker() -> tuple[Any, Any]:
+        worker = scorer.remote(request.model_dump(mode="json"), max(1, int(cpus)))
+        return worker.__ray_ready__.remote(), worker
 
-    idle = [new_worker() for _ in range(min(workers, len(waiting)))]
+    starting = dict(new_worker() for _ in range(min(workers, len(waiting))))  # a part only goes to one that has started
     busy: dict[Any, tuple[Any, int]] = {}
-    deaths: dict[int, int] = {}
+    deaths = 0
     try:
         while waiting or busy:
-            while waiting and idle:
-                worker, number = idle.pop(), waiting.pop(0)
-                busy[worker.score.remote(number)] = worker, number
-            (ready,), _ = ray.wait(list(busy), num_returns=1)
-            worker, number = busy.pop(ready)
+            (ready,), _ = ray.wait([*starting, *busy], num_returns=1)
+            worker, number = busy.pop(ready) if ready in busy else (starting.pop(ready), None)
             try:
                 ray.get(ready)
-                idle.append(worker)
             except ray.exceptions.RayActorError as error:
                 _raise_cause(error)
-                deaths[number] = deaths.get(number, 0) + 1
-                if deaths[number] == TRIES:
-                    text = f"part {number}: {TRIES} workers died over it ({error}); see their logs"
-                    raise EvaluationError(text) from error
-                waiting.insert(0, number)
-                idle.append(new_worker())
+                deaths += 1
+                if deaths == TRIES:
+                    text = f"{TRIES} workers died ({error}); see their logs. The parts that are done are kept"
+                    raise ClusterError(text) from error
+                waiting = [*([] if number is None else [number]), *waiting]
+                starting |= [new_worker()]
+                continue
+            if waiting:
+                busy[worker.score.remote(waiting[0])] = worker, waiting.pop(0)
+            else:
+                ray.kill(worker)
             progress(total - len(waiting) - len(busy), total)
     except ray.exceptions.RayTaskError as error:
-        _drain(busy)
+        _stop([*starting.values(), *(worker for worker, _ in busy.values())])
         storage.delete_tree(job.parts_url)
         _raise_cause(error)
         raise
     finally:
-        for worker in (*idle, *(worker for worker, _ in busy.values())):
-            ray.kill(worker)
+        _stop([*starting.values(), *(worker for worker, _ in busy.values())])
 
 
-def _drain(busy: dict[Any, tuple[Any, int]]) -> None:
-    """Stop workers that are still writing, so that nothing appears after the parts are removed."""
-    for worker, _ in busy.values():
+def _stop(workers: list[Any]) -> None:
+    """End workers, so that nothing appears after the parts are removed."""
+    for worker in workers:
         ray.kill(worker)
+
+
+def _check_fits(*, workers: int, cpus: float, gpus: float) -> None:
+    """Refuse more workers than a Ray of this machine can ever run.
+
+    Raises:
+        ClusterError: with what is there.
+    """
+    there = ray.cluster_resources()
+    for kind, each in (("CPU", cpus), ("GPU", gpus)):
+        if workers * each > there.get(kind, 0):
+            raise ClusterError(
+                f"{workers} workers of {each:g} {kind}s need {workers * each:g} and this machine has "
+                f"{there.get(kind, 0):g}; give fewer --workers, or the --address of a cluster"
+            )
 
 
 def _raise_cause(error: Exception) -> None:

@@ -11,15 +11,18 @@ import torch
 
 from inpaint import weights
 from inpaint.errors import EvaluationError
+from inpaint.evaluation.distributions import SetScore, set_scores
 from inpaint.evaluation.holes import HoleSource
+from inpaint.evaluation.inception import FeatureNetwork
 from inpaint.evaluation.metrics import METRICS
 from inpaint.evaluation.pairs import pairs_sha
+from inpaint.evaluation.parts import joined
 from inpaint.evaluation.perceptual import Lpips, Perceptual, load_perceptual
 from inpaint.evaluation.pictures import Pictures
 from inpaint.evaluation.plan import Plan, ProtocolPlan, make_plan
 from inpaint.evaluation.protocols import find_protocols
 from inpaint.evaluation.results import Result, differences, tabulate
-from inpaint.evaluation.scoring import Clock, Filler, NamedFiller, Part, Score, anonymous, score_images
+from inpaint.evaluation.scoring import Clock, Filler, NamedFiller, Part, anonymous, score_images
 from inpaint.evaluation.stamp import Stamp, images_sha, scoring_code
 
 READERS = 2  # threads that decode the next part while this one is scored
@@ -89,6 +92,7 @@ def score_parts(
     *,
     device: torch.device | str,
     perceptual: Perceptual,
+    inceptions: Mapping[str, FeatureNetwork] | None = None,
     clock: Clock | None = None,
 ) -> Iterator[Part]:
     """The parts of a plan in order; while one is scored, the images of the next are decoded."""
@@ -102,7 +106,9 @@ def score_parts(
         for place in range(len(groups)):
             photos: dict[str, np.ndarray] = {name: reading.result() for name, reading in waiting.items()}
             waiting = start(groups[place + 1]) if place + 1 < len(groups) else {}
-            yield score_images(plan, photos, fillers, device=device, perceptual=perceptual.present, clock=clock)
+            yield score_images(
+                plan, photos, fillers, device=device, perceptual=perceptual.present, inceptions=inceptions, clock=clock
+            )
 
 
 def assemble(
@@ -111,6 +117,7 @@ def assemble(
     subjects: Mapping[str, Mapping[str, Any]],
     *,
     perceptual: Perceptual,
+    inceptions: Mapping[str, FeatureNetwork] | None = None,
     dataset: str,
     compare: Sequence[tuple[str, str]] = (),
     skipped: Mapping[str, str] | None = None,
@@ -122,34 +129,48 @@ def assemble(
         parts: of the whole plan.
         subjects: what filled, by name, with what is known of it.
         perceptual: the networks behind LPIPS columns.
+        inceptions: the networks behind FID and its kin.
         dataset: its name.
         compare: pairs of subjects whose paired difference is wanted.
         skipped: protocols that were left out, and why.
     """
-    scores: list[Score] = []
-    truths: dict[str, dict[str, str]] = {name: {} for name in plan.shares}
-    for part in parts:
-        scores += part.scores
-        for name, found in part.truths.items():
-            truths[name].update(found)
+    everything, inceptions = joined(parts), inceptions or {}
+    scores, truths = everything.scores, everything.truths
     tables = tabulate(scores, seed=plan.seed)
     stamp = Stamp(
         scoring_code(),
         {"pairs": plan.seed, "bootstrap": plan.seed},
-        {name: _conditions(share, truths[name], tables, perceptual) for name, share in plan.shares.items()},
+        {
+            name: _conditions(share, truths[name], tables, perceptual, inceptions)
+            for name, share in plan.shares.items()
+        },
     )
     return Result(
         subjects,
         stamp,
         tables,
         {f"{a} - {b}": differences(scores, a, b, seed=plan.seed) for a, b in compare},
-        {name: dict(share.absent) for name, share in plan.shares.items()},
-        {name: marks_of(share, truths[name], dataset, perceptual) for name, share in plan.shares.items()},
+        {
+            subject: {
+                name: _set_scores(share, everything, subject, plan.seed)
+                for name, share in plan.shares.items()
+                if share.protocol.set_scores and share.protocol.set_scores.weights in inceptions
+            }
+            for subject in subjects
+        },
+        {name: {**share.absent, **_absent_sets(share, inceptions)} for name, share in plan.shares.items()},
+        {name: marks_of(share, truths[name], dataset, perceptual, inceptions) for name, share in plan.shares.items()},
         skipped or {},
     )
 
 
-def marks_of(share: ProtocolPlan, truths: Mapping[str, str], dataset: str, perceptual: Perceptual) -> list[str]:
+def marks_of(
+    share: ProtocolPlan,
+    truths: Mapping[str, str],
+    dataset: str,
+    perceptual: Perceptual,
+    inceptions: Mapping[str, FeatureNetwork],
+) -> list[str]:
     """What differs from the protocol as it was published, in words."""
     protocol, marks = share.protocol, []
     if share.size not in (None, protocol.size):
@@ -159,13 +180,21 @@ def marks_of(share: ProtocolPlan, truths: Mapping[str, str], dataset: str, perce
         marks.append(f"{len(truths):,} images; published with {published}")
     if protocol.mask_kinds != "any" and share.holes.kind == "drawn strokes":
         marks.append(f"drawn strokes; published with {protocol.mask_kinds}")
+    how = protocol.set_scores
+    if how and how.weights in inceptions and inceptions[how.weights].sha256 == weights.RANDOM:
+        marks.append(f"{', '.join(how.scores)}: random weights, as asked; not a score")
     drawn_weights = [column.name for column in share.columns if _weights(column.metric, perceptual) == weights.RANDOM]
     return marks + [f"{name}: random weights, as asked; not a score" for name in drawn_weights]
 
 
 def _conditions(
-    share: ProtocolPlan, truths: Mapping[str, str], tables: Mapping[str, Any], perceptual: Perceptual
+    share: ProtocolPlan,
+    truths: Mapping[str, str],
+    tables: Mapping[str, Any],
+    perceptual: Perceptual,
+    inceptions: Mapping[str, FeatureNetwork],
 ) -> dict[str, Any]:
+    how = share.protocol.set_scores
     table = next(iter(tables.values()))[share.protocol.name]
     counts = {row: next(iter(columns.values())).n for row, columns in table.items() if columns}
     return {
@@ -178,9 +207,33 @@ def _conditions(
         "pairs": pairs_sha(share.pairs),
         "n": counts,
         "metrics": {
-            column.name: digest for column in share.columns if (digest := _weights(column.metric, perceptual))
+            **{column.name: digest for column in share.columns if (digest := _weights(column.metric, perceptual))},
+            **({how.weights: inceptions[how.weights].sha256} if how and how.weights in inceptions else {}),
         },
     }
+
+
+def _set_scores(share: ProtocolPlan, everything: Part, subject: str, seed: int) -> dict[str, SetScore]:
+    """FID and its kin of a subject's fills against the truths; P-IDS pairs each fill with its own truth."""
+    how, name = share.protocol.set_scores, share.protocol.name
+    assert how is not None
+    fills, truths = everything.features[subject, name], everything.features["", name]
+    keys = sorted(fills)
+    filled = np.stack([fills[key] for key in keys])
+    beside = np.stack([truths[image, ""] for image, _ in keys])
+    once = np.stack([truths[key] for key in sorted(truths)])
+    plain = tuple(score for score in how.scores if score not in ("pids", "uids"))
+    paired = tuple(score for score in how.scores if score in ("pids", "uids"))
+    found = set_scores(once, filled, names=plain, needs=how.needs, seed=seed)
+    return found | set_scores(beside, filled, names=paired, needs=how.needs, seed=seed)
+
+
+def _absent_sets(share: ProtocolPlan, inceptions: Mapping[str, FeatureNetwork]) -> dict[str, str]:
+    how = share.protocol.set_scores
+    if how is None or how.weights in inceptions:
+        return {}
+    why = f"no {how.weights} Inception was given; --features {how.weights}=PATH or s3://... reads it"
+    return {", ".join(how.scores): why}
 
 
 def _weights(metric: str, perceptual: Perceptual) -> str | None:

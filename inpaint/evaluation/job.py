@@ -21,6 +21,7 @@ from inpaint.errors import EvaluationError
 from inpaint.evaluation.evaluate import assemble, score_parts
 from inpaint.evaluation.finished import plan_finished
 from inpaint.evaluation.holes import HoleSource
+from inpaint.evaluation.inception import FeatureNetwork, load_feature_networks
 from inpaint.evaluation.pairs import pair_file
 from inpaint.evaluation.parts import joined, kept_parts, read_part, to_parquet, write_part
 from inpaint.evaluation.perceptual import Perceptual, load_perceptual
@@ -42,6 +43,7 @@ class Job:
         subject: what is scored.
         plan: of what.
         perceptual: networks behind LPIPS columns.
+        inceptions: networks behind FID and its kin, by flavour.
         dataset: name of the data set, as far as it is known.
         skipped: protocols that `all` asked for and that cannot be scored here, with the reason.
         out: folder of the results.
@@ -51,6 +53,7 @@ class Job:
     subject: Subject
     plan: Plan
     perceptual: Perceptual
+    inceptions: dict[str, FeatureNetwork]
     dataset: str
     skipped: dict[str, str]
     device: torch.device
@@ -59,7 +62,7 @@ class Job:
     @property
     def digest(self) -> str:
         """Of everything that decides the numbers."""
-        networks = {name: network.sha256 for name, network in self.perceptual.present.items()}
+        networks = {name: network.sha256 for name, network in (self.perceptual.present | self.inceptions).items()}
         values = [self.plan.digest, dict(self.subject.about), list(self.subject.fillers), networks]
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
@@ -82,8 +85,9 @@ def prepare(request: EvaluationRequest) -> Job:
     """
     device = torch.device(request.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     perceptual = load_perceptual(request.lpips, device=device, sha256=request.sha256)
+    inceptions = load_feature_networks(request.features, device=device, sha256=request.sha256)
     if request.finished:
-        return _prepare_finished(request, request.finished, device, perceptual)
+        return _prepare_finished(request, request.finished, device, perceptual, inceptions)
     subject = load_subject(request, device)
     data = _data_url(request, subject.run)
     pictures = open_pictures(data)
@@ -104,7 +108,7 @@ def prepare(request: EvaluationRequest) -> Job:
     )
     home = subject.home or storage.join(request.root, "baselines", subject.name.removeprefix("baseline-"))
     out = request.out or storage.join(home, "evaluations")
-    return Job(request, subject, plan, perceptual, dataset, skipped, device, out)
+    return Job(request, subject, plan, perceptual, inceptions, dataset, skipped, device, out)
 
 
 def score_missing(
@@ -121,7 +125,8 @@ def score_missing(
     done = len(groups) - len(wanted)
     progress(done, len(groups))
     chosen = [groups[n] for n in wanted]
-    parts = score_parts(job.plan, chosen, job.subject.fillers, device=job.device, perceptual=job.perceptual)
+    networks = {"perceptual": job.perceptual, "inceptions": job.inceptions}
+    parts = score_parts(job.plan, chosen, job.subject.fillers, device=job.device, **networks)
     try:
         for number, part in zip(wanted, parts, strict=True):
             write_part(job.parts_url, number, part)
@@ -149,6 +154,7 @@ def finish(job: Job) -> Result:
         [everything],
         {name: {**job.subject.about, "fill": name, "data": job.plan.pictures.name} for name in names},
         perceptual=job.perceptual,
+        inceptions=job.inceptions,
         dataset=job.dataset,
         compare=[(PROGRESSIVE, ONE_SHOT)] if PROGRESSIVE in names else [],
         skipped=job.skipped,
@@ -174,7 +180,11 @@ def run_job(request: EvaluationRequest, *, progress: Progress = lambda done, tot
 
 
 def _prepare_finished(
-    request: EvaluationRequest, finished: FinishedImages, device: torch.device, perceptual: Perceptual
+    request: EvaluationRequest,
+    finished: FinishedImages,
+    device: torch.device,
+    perceptual: Perceptual,
+    inceptions: dict[str, FeatureNetwork],
 ) -> Job:
     dataset = _dataset_of(finished.truth, None)
     plan, fill, skipped = plan_finished(request, finished, dataset=dataset, perceptual=perceptual)
@@ -182,7 +192,7 @@ def _prepare_finished(
     about["fingerprint"] = plan.pictures.fingerprint
     out = request.out or storage.join(request.root, "evaluations")
     subject = Subject(request.subject, about, {ONE_SHOT: fill})
-    return Job(request, subject, plan, perceptual, dataset, skipped, device, out)
+    return Job(request, subject, plan, perceptual, inceptions, dataset, skipped, device, out)
 
 
 def _data_url(request: EvaluationRequest, run: RunConfig | None) -> str:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -18,13 +20,19 @@ _TRUTHS = b"inpaint.truths"
 
 
 def write_part(folder: str, number: int, part: Part) -> None:
-    """Keep a part under its number; it appears whole or not at all."""
+    """Keep a part under its number; its table is written last and says that it is whole."""
+    if part.features:
+        storage.write_bytes(_features_place(folder, number), _features_to_bytes(part.features))
     storage.write_bytes(_place(folder, number), to_parquet(part))
 
 
 def read_part(folder: str, number: int) -> Part:
     """A part that was kept."""
-    return from_parquet(storage.read_bytes(_place(folder, number)))
+    part = from_parquet(storage.read_bytes(_place(folder, number)))
+    place = _features_place(folder, number)
+    if not storage.exists(place):
+        return part
+    return replace(part, features=_features_from_bytes(storage.read_bytes(place)))
 
 
 def kept_parts(folder: str) -> set[int]:
@@ -56,12 +64,41 @@ def joined(parts: Iterable[Part]) -> Part:
     """Parts as one, sorted."""
     scores: list[Score] = []
     truths: dict[str, dict[str, str]] = {}
+    features: dict[tuple[str, str], dict[tuple[str, str], np.ndarray]] = {}
     for part in parts:
         scores += part.scores
+        for key, found in part.features.items():
+            features.setdefault(key, {}).update(found)
         for name, found in part.truths.items():
             truths.setdefault(name, {}).update(found)
     scores.sort(key=lambda s: (s.subject, s.protocol, s.image, s.bin, s.mask, s.column))
-    return Part(scores, truths)
+    return Part(scores, truths, features)
+
+
+def _features_to_bytes(features: Mapping[tuple[str, str], Mapping[tuple[str, str], np.ndarray]]) -> bytes:
+    arrays = {}
+    for place, ((subject, protocol), found) in enumerate(sorted(features.items())):
+        arrays[f"{place}-of"] = np.array([subject, protocol])
+        arrays[f"{place}-names"] = np.array(sorted(found))
+        arrays[f"{place}-values"] = np.stack([found[key] for key in sorted(found)])
+    file = io.BytesIO()
+    np.savez(file, **arrays)
+    return file.getvalue()
+
+
+def _features_from_bytes(data: bytes) -> dict[tuple[str, str], dict[tuple[str, str], np.ndarray]]:
+    features = {}
+    with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+        for place in range(len(arrays.files) // 3):
+            subject, protocol = arrays[f"{place}-of"].tolist()
+            names, values = arrays[f"{place}-names"].tolist(), arrays[f"{place}-values"]
+            found = {(image, mask): value for (image, mask), value in zip(names, values, strict=True)}
+            features[subject, protocol] = found
+    return features
+
+
+def _features_place(folder: str, number: int) -> str:
+    return storage.join(folder, f"{number:06d}.npz")
 
 
 def _place(folder: str, number: int) -> str:

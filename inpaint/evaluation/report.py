@@ -17,7 +17,7 @@ from inpaint.evaluation.health import Health, read_health, series_of
 from inpaint.evaluation.html import Section
 from inpaint.evaluation.protocols import PROTOCOLS
 from inpaint.evaluation.results import Table
-from inpaint.evaluation.showing import interval_text, label_of, mean_text, notes_of
+from inpaint.evaluation.showing import interval_text, label_of, mean_text, notes_of, set_lines
 from inpaint.evaluation.statistics import Estimate
 
 
@@ -156,6 +156,8 @@ def _result_html(found: Found) -> str:
         for name, table in tables.items():
             title = f"{name}, {subject}, {found.result.stamp.protocols[name]['mask_kind']}"
             parts.append(f"<h3>{html.text(title)}</h3>{_table_html(name, table)}")
+            sets = [line for line in set_lines(found.result, name) if line.startswith(subject + " ")]
+            parts.append("".join(f"<p>{html.text(line)}</p>" for line in sets))
             parts.append(html.notes(notes_of(found.result, name)))
     for title, tables in found.result.differences.items():
         for name, table in tables.items():
@@ -224,6 +226,7 @@ def _markdown(facts: Facts, health: Health, leaks: Sequence[str]) -> str:
         for subject, tables in found.result.tables.items():
             for name, table in tables.items():
                 lines += ["", f"### {name}, {subject}", "", *_markdown_table(name, table), ""]
+                lines += [f"- {line}" for line in set_lines(found.result, name) if line.startswith(subject + " ")]
                 lines += [f"- {note}" for note in notes_of(found.result, name)]
         for title, tables in found.result.differences.items():
             for name, table in tables.items():

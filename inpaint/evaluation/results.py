@@ -12,6 +12,7 @@ import numpy as np
 
 from inpaint import storage
 from inpaint.errors import EvaluationError, StorageError
+from inpaint.evaluation.distributions import SetScore
 from inpaint.evaluation.protocols import PROTOCOLS, Protocol
 from inpaint.evaluation.scoring import Score
 from inpaint.evaluation.stamp import Stamp
@@ -32,6 +33,7 @@ class Result:
         stamp: the conditions, which two results must share to be compared.
         tables: subject → protocol → row → column → estimate.
         differences: "a - b" → protocol → row → column → paired difference over the same pairs.
+        sets: subject → protocol → FID and its kin, over all its pairs.
         absent: protocol → column → why it is not there.
         marks: what a reader has to know before quoting a number, by protocol.
         skipped: protocols that were left out, and why.
@@ -41,6 +43,7 @@ class Result:
     stamp: Stamp
     tables: Mapping[str, Mapping[str, Table]]
     differences: Mapping[str, Mapping[str, Table]] = field(default_factory=dict)
+    sets: Mapping[str, Mapping[str, Mapping[str, SetScore]]] = field(default_factory=dict)
     absent: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     marks: Mapping[str, Sequence[str]] = field(default_factory=dict)
     skipped: Mapping[str, str] = field(default_factory=dict)
@@ -53,6 +56,10 @@ class Result:
             "stamp": self.stamp.to_dict(),
             "tables": _plain(self.tables),
             "differences": _plain(self.differences),
+            "sets": {
+                subject: {name: {k: score.to_dict() for k, score in found.items()} for name, found in protocols.items()}
+                for subject, protocols in self.sets.items()
+            },
             "absent": {name: dict(found) for name, found in self.absent.items()},
             "marks": {name: list(found) for name, found in self.marks.items()},
             "skipped": dict(self.skipped),
@@ -72,6 +79,10 @@ class Result:
             Stamp.of(values["stamp"]),
             _estimates(values["tables"]),
             _estimates(values["differences"]),
+            {
+                subject: {name: {k: SetScore(**s) for k, s in found.items()} for name, found in protocols.items()}
+                for subject, protocols in values["sets"].items()
+            },
             values["absent"],
             values["marks"],
             values["skipped"],

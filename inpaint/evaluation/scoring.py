@@ -23,6 +23,7 @@ from inpaint.imaging import composite, to_float
 Filler = Callable[[Tensor, Tensor], Tensor]
 NamedFiller = Callable[[Tensor, Tensor, Sequence[str]], Tensor]
 Variant = tuple[str, str, Levels]  # metric, image, levels
+Inception = Callable[[Tensor, str], Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +47,13 @@ class Part:
     Attributes:
         scores: every number.
         truths: protocol → image → digest of the pixels it was scored against.
+        features: (subject, protocol) → (image, mask) → what an Inception makes of the composite, [D]; of the truth
+            where subject and mask are empty.
     """
 
     scores: list[Score]
     truths: dict[str, dict[str, str]]
+    features: dict[tuple[str, str], dict[tuple[str, str], np.ndarray]] = field(default_factory=dict)
 
 
 @dataclass
@@ -122,6 +126,7 @@ def score_images(
     *,
     device: torch.device | str = "cpu",
     perceptual: Mapping[str, Callable[[Tensor, Tensor], Tensor]] | None = None,
+    inceptions: Mapping[str, Inception] | None = None,
     clock: Clock | None = None,
 ) -> Part:
     """Every score that the plan wants of these photographs.
@@ -132,6 +137,7 @@ def score_images(
         fillers: what fills, by the name it has in tables. Each is given the image with its hole emptied.
         device: where filling and scoring run.
         perceptual: further metrics, (predicted, truth) to [B].
+        inceptions: feature networks by flavour, (image, how to resize) to [B, D].
         clock: takes the time of `model` and `metrics`, waiting for the device.
 
     Raises:
@@ -140,6 +146,7 @@ def score_images(
     clock = clock or _NoClock()
     scores: list[Score] = []
     truths: dict[str, dict[str, str]] = defaultdict(dict)
+    features = _Features(inceptions or {})
     everything = _scenes(plan, photos)
     for scene in everything:
         for share, pair in scene.asked:
@@ -152,8 +159,33 @@ def score_images(
                 predicted = _filled(fill, subject, truth, mask, scenes)
             with clock("metrics"):
                 numbers = _measure(scenes[0].variants, predicted, truth, mask, perceptual or {})
+                features.add(subject, scenes, truth, composite(truth, predicted, mask))
             scores += _answers(subject, scenes, numbers)
-    return Part(scores, dict(truths))
+    return Part(scores, dict(truths), dict(features.found))
+
+
+class _Features:
+    """Collects the features of fills, and of each truth once."""
+
+    def __init__(self, inceptions: Mapping[str, Inception]) -> None:
+        self.inceptions = inceptions
+        self.found: dict[tuple[str, str], dict[tuple[str, str], np.ndarray]] = defaultdict(dict)
+
+    def add(self, subject: str, scenes: list[Scene], truth: Tensor, completed: Tensor) -> None:
+        """The features that the protocols behind these scenes want."""
+        wanted = {share.protocol.set_scores for scene in scenes for share, _ in scene.asked} - {None}
+        for how in sorted(wanted, key=str):
+            if how.weights not in self.inceptions:
+                continue
+            network = self.inceptions[how.weights]
+            of_fills = network(to_levels(completed, "rounded"), how.resize).cpu().numpy()
+            of_truths = network(truth, how.resize).cpu().numpy()
+            for place, scene in enumerate(scenes):
+                for share, pair in scene.asked:
+                    name = share.protocol.name
+                    if share.protocol.set_scores == how:
+                        self.found[subject, name][pair.image, pair.mask] = of_fills[place]
+                        self.found["", name].setdefault((pair.image, ""), of_truths[place])
 
 
 def _scenes(plan: Plan, photos: Mapping[str, np.ndarray]) -> list[Scene]:

@@ -35,6 +35,7 @@ def result_tables(result: Result, *, width: int) -> Group:
     for name, conditions in result.stamp.protocols.items():
         tables = {subject: found[name] for subject, found in result.tables.items() if name in found}
         shown += _grids(f"{name} ({conditions['mask_kind']})", PROTOCOLS[name], tables, width)
+        shown += [Text(f"  {line}") for line in set_lines(result, name)]
         shown += [Text(f"  {note}", style="yellow") for note in notes_of(result, name)]
     for title, differences in result.differences.items():
         for name, table in differences.items():
@@ -118,6 +119,17 @@ def notes_of(result: Result, protocol: str) -> list[str]:
     """What a reader has to know before quoting a number: marks, and columns that are not there."""
     absent = result.absent.get(protocol, {})
     return [*result.marks.get(protocol, ()), *(f"{column}: absent, {why}" for column, why in absent.items())]
+
+
+def set_lines(result: Result, protocol: str) -> list[str]:
+    """FID and its kin of each subject, one line each; below the protocol's number of images under the name `fid@N`."""
+    lines = []
+    for subject, protocols in result.sets.items():
+        for name, score in protocols.get(protocol, {}).items():
+            spread = f" ± {score.deviation:.3f}" if score.deviation is not None else ""
+            unit = {"kid": " × 10⁻³", "pids": " %", "uids": " %"}.get(name, "")
+            lines.append(f"{subject} {score.mark or name}: {score.value:.3f}{spread}{unit}")
+    return lines
 
 
 def label_of(protocol: Protocol, column: str) -> str:
