@@ -301,7 +301,7 @@ class EdgeTexture(Method):
     def complete_edges(self, image: Tensor, mask: Tensor) -> Drawn:
         """Edges as they are known when the hole's content is not, and as the edge generator completes them.
 
-        With `known_edges: masked` no pixel of the hole is looked at; `true` detects in the whole image first, so that
+        With `known_edges: masked` no pixel of the hole is looked at; `whole` detects in the whole image first, so that
         edges beside the hole know a little of what is in it.
         """
         luma = grey(image)

@@ -22,6 +22,7 @@ def grey(image: Tensor) -> Tensor:
     return (image * image.new_tensor(LUMA).view(1, 3, 1, 1)).sum(dim=1, keepdim=True)
 
 
+@torch.compiler.disable  # hundreds of short steps: a compiler would unroll them for minutes and gain nothing
 @torch.no_grad()
 def canny(
     image: Tensor, valid: Tensor | None = None, *, sigma: float = 2.0, low: float = LOW, high: float = HIGH
