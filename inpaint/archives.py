@@ -29,6 +29,7 @@ from inpaint.errors import DataError
 DECOMPRESSORS = {".gz": gzip.open, ".tgz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 LARGEST_FILE = 1 << 30  # bytes; a larger file is no photograph, and a zip can claim any size
 READ_AHEAD = 1 << 20
+BLOCK_BYTES = 512  # of a tar
 
 
 @dataclass(frozen=True)
@@ -157,11 +158,13 @@ def _tar_entries(url: str) -> Iterator[Entry]:
     with _binary(url) as file, tarfile.open(fileobj=file, mode="r:") as tar:
         for member in tar:
             tar.members = []  # or a tar of millions fills the memory
+            stored = member.size if member.isreg() else 0
+            end = member.offset_data + -(-stored // BLOCK_BYTES) * BLOCK_BYTES
             if member.isreg():
-                end = max(end, member.offset_data + member.size)
                 yield Entry(_clean(member.name), member.size, url, member.offset_data, member.size, tag=tag)
-        if end > file.seek(0, os.SEEK_END):
-            raise tarfile.ReadError("it ends inside its last file")
+        file.seek(end)
+        if file.read(BLOCK_BYTES) != bytes(BLOCK_BYTES):  # a tar cut between two files ends without a block of zeros
+            raise tarfile.ReadError("it was cut off")
 
 
 def _zip_entries(url: str) -> Iterator[Entry]:
