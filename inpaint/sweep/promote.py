@@ -1,0 +1,42 @@
+"""A trial made into a preset."""
+
+from __future__ import annotations
+
+import yaml
+
+from inpaint import __version__
+from inpaint.config.run import RUN_NAME
+from inpaint.errors import ConfigError
+from inpaint.sweep.trials import Trial, planned, read_records, recorded, run_of
+
+OF_THE_TRIAL = ("name", "root", "preset")  # what a preset does not say
+
+
+def promoted(name: str, trial: str, *, preset: str, root: str) -> str:
+    """A preset's YAML with a finished trial's settings; its first lines say where they come from.
+
+    Raises:
+        ConfigError: no such sweep or trial, a trial that did not finish, or a name that cannot be a preset's.
+    """
+    if not RUN_NAME.fullmatch(preset):
+        raise ConfigError(f"--as {preset}: expected a-z, 0-9 and -, starting with a letter")
+    sweep, records = recorded(name, root=root), read_records(name, root=root)
+    if trial not in records:
+        raise ConfigError(f"{name} has no record of trial {trial}; known: {', '.join(records) or 'none'}")
+    record = records[trial]
+    if record.status != "finished":
+        raise ConfigError(f"trial {trial} of {name} {record.status} at step {record.step}; promote a finished one")
+    proposed = Trial(record.id, record.label, record.values, {}, record.seed)  # by a search that learns from results
+    found = next((t for t in planned(sweep) if t.id == trial), proposed)
+    settings = run_of(sweep, found, root=root).to_dict()
+    for key in OF_THE_TRIAL:
+        settings.pop(key)
+    settings["data"] |= {"train": None, "held_out": None}
+    settings["tracking"]["group"] = None
+    score = record.metrics.get(sweep.metric)
+    head = [
+        f"# {preset}: trial {trial} ({record.label}) of sweep {name}, {sweep.metric} {score:.4g}"
+        f" after {record.step} steps; inpaint {__version__}.",
+        "# " + " ".join(f"{path}={value}" for path, value in record.values.items()),
+    ]
+    return "\n".join(head) + "\n" + yaml.safe_dump(settings, sort_keys=False)

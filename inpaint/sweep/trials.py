@@ -1,0 +1,176 @@
+"""The trials of a sweep and their records in the store.
+
+    <root>/sweeps/<sweep>/sweep.yaml            the definition it was started with
+    <root>/sweeps/<sweep>/trials/<id>.json      what became of a trial; written once, when it is over
+    <root>/sweeps/<sweep>/runs/<sweep>-<id>/    the trial's run, like any other
+
+The records are the truth about a sweep: a trial without one is to be done, from its run's newest checkpoint. So no
+trial is lost or made twice, whoever is killed when.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import yaml
+
+from inpaint import storage
+from inpaint.config.base import load_yaml, validate
+from inpaint.config.run import RunConfig
+from inpaint.config.sweep import SweepConfig, trial_run
+from inpaint.errors import ConfigError
+
+DEFINITION = "sweep.yaml"
+GROWING = ("trials", "concurrent", "about")  # settings that may change while a sweep is under way
+
+Status = Literal["finished", "stopped", "diverged", "failed"]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One trial to be made.
+
+    Attributes:
+        id: three digits, and the seed when the sweep has several.
+        label: of its fixed point, or "random <number>".
+        values: of the varied paths.
+        settings: beside the varied ones.
+        seed: of its run.
+    """
+
+    id: str
+    label: str
+    values: dict[str, Any]
+    settings: dict[str, Any] = field(default_factory=dict)
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Record:
+    """What became of a trial.
+
+    Attributes:
+        status: `finished`, `stopped` (by the scheduler), `diverged` (a loss was not finite), or `failed`.
+        step: the last one made.
+        metrics: newest scores by name, and unweighted loss terms as `<update>/<term>`.
+        seconds: of training, over all its starts.
+        gpus: it held while it trained.
+        reason: why it did not finish; empty when it did.
+    """
+
+    id: str
+    label: str
+    values: dict[str, Any]
+    seed: int
+    status: Status
+    step: int
+    metrics: dict[str, float]
+    seconds: float
+    gpus: float = 0.0
+    reason: str = ""
+
+    @property
+    def gpu_hours(self) -> float:
+        """Hours of GPU that the trial cost."""
+        return self.seconds * self.gpus / 3600
+
+
+def sweep_url(name: str, *, root: str) -> str:
+    """The sweep's folder."""
+    return storage.join(root, "sweeps", name)
+
+
+def planned(sweep: SweepConfig) -> list[Trial]:
+    """Every trial that is known beforehand: the fixed points, then seeded draws; each with every seed.
+
+    A search that learns from results (tpe) proposes the later ones itself; then only the points are known.
+    """
+    points = [(point.label, point.values, point.settings) for point in sweep.points[: sweep.trials]]
+    if sweep.search.kind == "random":
+        points += [(f"random {n + 1}", sweep.draw(n), {}) for n in range(sweep.trials - len(points))]
+    return [
+        Trial(trial_id(sweep, number, seed), label, dict(values), dict(settings), seed)
+        for number, (label, values, settings) in enumerate(points)
+        for seed in sweep.seeds
+    ]
+
+
+def trial_id(sweep: SweepConfig, number: int, seed: int) -> str:
+    """The name of a trial inside its sweep."""
+    return f"{number:03d}" if len(sweep.seeds) == 1 else f"{number:03d}-s{seed}"
+
+
+def run_of(sweep: SweepConfig, trial: Trial, *, root: str) -> RunConfig:
+    """The trial's run, in the sweep's folder, on the shards under `root`.
+
+    Raises:
+        ConfigError: values that the preset's run does not take.
+    """
+    name = f"{sweep.name}-{trial.id}"
+    plain = trial_run(sweep, trial.values, name=name, root=root, seed=trial.seed, settings=trial.settings)
+    shards = {"data.train": plain.train_url, "data.held_out": plain.held_out_url}
+    return trial_run(
+        sweep,
+        trial.values,
+        name=name,
+        root=sweep_url(sweep.name, root=root),
+        seed=trial.seed,
+        settings={**trial.settings, **shards},
+    )
+
+
+def begin(sweep: SweepConfig, *, root: str) -> None:
+    """Write the definition, or check that a sweep of this name was started with the same one.
+
+    Raises:
+        ConfigError: it was started with another definition; names what differs.
+    """
+    place = storage.join(sweep_url(sweep.name, root=root), DEFINITION)
+    text = yaml.safe_dump(sweep.model_dump(mode="json"), sort_keys=False)
+    try:
+        storage.write_bytes(place, text.encode(), if_absent=True)
+    except storage.AlreadyExists:
+        known, asked = (s.model_dump(mode="json") for s in (recorded(sweep.name, root=root), sweep))
+        changed = [key for key in asked if key not in GROWING and known[key] != asked[key]]
+        if changed:
+            raise ConfigError(
+                f"{place}: the sweep was started with another {', '.join(changed)}; "
+                "give the definition that it was started with, or another --name"
+            ) from None
+        storage.write_bytes(place, text.encode())
+
+
+def recorded(name: str, *, root: str) -> SweepConfig:
+    """The definition a sweep was started with.
+
+    Raises:
+        ConfigError: no such sweep under this root.
+    """
+    place = storage.join(sweep_url(name, root=root), DEFINITION)
+    if not storage.exists(place):
+        raise ConfigError(f"{place}: no sweep of this name here; `inpaint sweep run {name}` starts one")
+    return validate(SweepConfig, load_yaml(storage.read_bytes(place).decode(), place=place), place=place)
+
+
+def write_record(sweep: SweepConfig, record: Record, *, root: str) -> None:
+    """Keep what became of a trial."""
+    place = storage.join(sweep_url(sweep.name, root=root), "trials", f"{record.id}.json")
+    storage.write_bytes(place, json.dumps(asdict(record), indent=1).encode())
+
+
+def read_records(name: str, *, root: str) -> dict[str, Record]:
+    """Records by trial, in order."""
+    found: dict[str, Record] = {}
+    for info in storage.list_objects(storage.join(sweep_url(name, root=root), "trials")):
+        values: Mapping[str, Any] = json.loads(storage.read_bytes(info.url))
+        found[values["id"]] = Record(**values)
+    return dict(sorted(found.items()))
+
+
+def remaining(sweep: SweepConfig, *, root: str) -> list[Trial]:
+    """Trials that are to be done, in order."""
+    done = read_records(sweep.name, root=root)
+    return [trial for trial in planned(sweep) if trial.id not in done]

@@ -1,0 +1,268 @@
+"""The driver of a sweep: `python -m ray_jobs.tune sweep.yaml`. Ray Tune hands out trials; the store remembers them.
+
+Tune's own state stays in a temporary folder: it is pickled, written at most every ten seconds, and holds the results
+of nothing but this start. What counts are the trials' records (`inpaint.sweep.trials`) and their runs' checkpoints, so
+a sweep started again does what is missing, whoever was killed when.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import tempfile
+import threading
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import asdict
+from typing import Any
+
+from inpaint.config.sweep import SweepConfig, load_sweep
+from inpaint.errors import ClusterError, InpaintError
+from inpaint.sweep.trials import Record, Trial, begin, planned, read_records, run_of, sweep_url, trial_id, write_record
+from ray_jobs.lease import Lease
+from ray_jobs.preflight import preflight
+
+log = logging.getLogger(__name__)
+
+RESTARTS = 2  # of a trial that broke, before it is recorded as failed
+DRIVER_CPUS = 0.05  # of a trial whose workers are a Ray Train run of their own
+WATCH_SECONDS = 1.0
+
+Report = Callable[[Record, int, int], None]
+
+
+def run_sweep(
+    sweep: SweepConfig,
+    *,
+    root: str,
+    address: str | None = None,
+    on_record: Report = lambda record, done, total: None,
+    on_note: Callable[[str], None] = lambda text: log.info("%s", text),
+) -> dict[str, Record]:
+    """Make every trial of a sweep that has no record yet.
+
+    Args:
+        sweep: checked definition.
+        root: of the storage layout.
+        address: of a Ray cluster; `RAY_ADDRESS` from the environment, else a Ray of its own on this machine.
+        on_record: called with each new record, how many there are, and of how many.
+        on_note: called with a line about what goes on.
+
+    Returns:
+        All records by trial.
+
+    Raises:
+        ConfigError: a definition other than the one the sweep was started with.
+        ClusterError: more at a time than the cluster holds.
+        TrainingError: another driver makes this sweep.
+    """
+    from ray_jobs.runtime import start_ray
+
+    begin(sweep, root=root)
+    known = planned(sweep)
+    preflight(run_of(sweep, known[0], root=root), local=False)
+    with ExitStack() as stack:
+        stack.enter_context(Lease(sweep_url(sweep.name, root=root)).acquire(on_wait=on_note))
+        start_ray(address, run_of(sweep, known[0], root=root))
+        concurrent = check_capacity(sweep, known, root=root)
+        total = max(len(known), sweep.trials * len(sweep.seeds))
+        watch = stack.enter_context(_Watch(sweep, root, total, on_record))
+        todo = [trial for trial in known if trial.id not in watch.seen]
+        on_note(f"{sweep.name}: {len(watch.seen)} of {total} trials done, {concurrent} at a time")
+        if todo:
+            _fit(sweep, todo, root=root, concurrent=concurrent)
+        if sweep.search.kind == "tpe":
+            _search(sweep, root=root, concurrent=concurrent)
+    return read_records(sweep.name, root=root)
+
+
+def check_capacity(sweep: SweepConfig, trials: list[Trial], *, root: str) -> int:
+    """How many trials the cluster holds at a time, or the smaller number that the sweep asks for.
+
+    Raises:
+        ClusterError: not even one, or fewer than asked for; waiting would never end.
+    """
+    import ray
+
+    have = ray.cluster_resources()
+    holds = min(_holds(run_of(sweep, trial, root=root).resources, have) for trial in trials)
+    text = f"the cluster has {have.get('CPU', 0):g} CPUs and {have.get('GPU', 0):g} GPUs"
+    if holds < 1:
+        raise ClusterError(f"{sweep.name}: {text}, which does not hold one trial; see resources in its settings")
+    if sweep.concurrent and sweep.concurrent > holds:
+        raise ClusterError(f"{sweep.name}: concurrent {sweep.concurrent}, but {text}, enough for {holds} trials")
+    return sweep.concurrent or holds
+
+
+def _holds(resources: Any, have: dict[str, float]) -> int:
+    driver = DRIVER_CPUS if resources.num_workers > 1 else 0.0
+    cpus = resources.cpus_per_worker * resources.num_workers + driver
+    gpus = resources.gpus_per_worker * resources.num_workers
+    by_cpu = have.get("CPU", 0) / cpus
+    return int(min(by_cpu, have.get("GPU", 0) / gpus if gpus else by_cpu) + 1e-9)
+
+
+def _fit(sweep: SweepConfig, trials: list[Trial], *, root: str, concurrent: int) -> None:
+    """Make these trials with Tune; those that stay broken are recorded as failed."""
+    from ray import tune
+
+    by_id = {trial.id: trial for trial in trials}
+    plain = {"sweep": sweep.model_dump(mode="json"), "root": root}
+    with tempfile.TemporaryDirectory(prefix="inpaint-tune-") as folder:
+        results = tune.Tuner(
+            tune.with_resources(_trial, _demand(run_of(sweep, trials[0], root=root).resources)),
+            param_space={**plain, "trial": tune.grid_search([asdict(trial) for trial in trials])},
+            tune_config=tune.TuneConfig(
+                metric=sweep.metric,
+                mode=sweep.metrics[sweep.metric],
+                max_concurrent_trials=concurrent,
+                reuse_actors=True,
+                scheduler=_scheduler(sweep, root),
+                trial_dirname_creator=lambda trial: trial.trial_id,
+            ),
+            run_config=tune.RunConfig(
+                name=sweep.name,
+                storage_path=folder,
+                failure_config=tune.FailureConfig(max_failures=RESTARTS),
+                verbose=0,
+            ),
+        ).fit()
+    done = read_records(sweep.name, root=root)
+    for result in results:
+        trial = by_id[result.config["trial"]["id"]] if result.config else None
+        if trial and result.error and trial.id not in done:
+            write_record(sweep, _failed(trial, result.error), root=root)
+
+
+def _search(sweep: SweepConfig, *, root: str, concurrent: int) -> None:
+    """Trials that learn from the recorded ones, a round of `concurrent` at a time, until there are enough.
+
+    The proposals of a round are a function of the definition and the records, so a sweep that was killed proposes the
+    same again.
+    """
+    while (number := len(read_records(sweep.name, root=root)) // len(sweep.seeds)) < sweep.trials:
+        count = min(concurrent, sweep.trials - number)
+        proposed = propose(sweep, list(read_records(sweep.name, root=root).values()), count)
+        trials = [
+            Trial(trial_id(sweep, number + offset, seed), f"tpe {number + offset + 1}", values, {}, seed)
+            for offset, values in enumerate(proposed)
+            for seed in sweep.seeds
+        ]
+        done = read_records(sweep.name, root=root)
+        _fit(sweep, [trial for trial in trials if trial.id not in done], root=root, concurrent=concurrent)
+
+
+def propose(sweep: SweepConfig, records: list[Record], count: int) -> list[dict[str, Any]]:
+    """The next `count` points of Optuna's TPE, given what is known; the same for the same records."""
+    import optuna
+    from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+
+    from inpaint.config.sweep import Choice, LogUniform
+
+    space: dict[str, BaseDistribution] = {}
+    for path, found in sweep.vary.items():
+        if isinstance(found, Choice):
+            space[path] = CategoricalDistribution(found.choice)
+        else:
+            logarithmic = isinstance(found, LogUniform)
+            low, high = found.loguniform if logarithmic else found.uniform
+            space[path] = FloatDistribution(low, high, log=logarithmic)
+    names = list(sweep.metrics) if sweep.search.multi_objective else [sweep.metric]
+    directions = ["maximize" if sweep.metrics[name] == "max" else "minimize" for name in names]
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    sampler = optuna.samplers.TPESampler(seed=sweep.search.seed + len(records), multivariate=True, constant_liar=True)
+    study = optuna.create_study(directions=directions, sampler=sampler)
+    for record in sorted(records, key=lambda record: record.id):
+        if all(name in record.metrics for name in names) and set(space) <= set(record.values):
+            values = [record.metrics[name] for name in names]
+            study.add_trial(optuna.trial.create_trial(params=record.values, distributions=space, values=values))
+    return [study.ask(space).params for _ in range(count)]
+
+
+def _trial(config: dict[str, Any]) -> None:
+    """Imports torch and the rest in the trial's process only."""
+    from ray_jobs.trial import work
+
+    work(config)
+
+
+def _demand(resources: Any) -> Any:
+    if resources.num_workers > 1:
+        return {"CPU": DRIVER_CPUS}
+    return {"CPU": resources.cpus_per_worker} | (
+        {"GPU": resources.gpus_per_worker} if resources.gpus_per_worker else {}
+    )
+
+
+def _scheduler(sweep: SweepConfig, root: str) -> Any:
+    if sweep.scheduler.kind == "fixed":
+        return None
+    from ray.tune.schedulers import ASHAScheduler
+
+    steps = run_of(sweep, planned(sweep)[0], root=root).total_steps
+    return ASHAScheduler(
+        time_attr="step",
+        max_t=steps,
+        grace_period=sweep.scheduler.grace_steps,
+        reduction_factor=sweep.scheduler.reduction,
+    )
+
+
+def _failed(trial: Trial, error: BaseException) -> Record:
+    reason = str(error).strip().splitlines()[-1]
+    return Record(trial.id, trial.label, trial.values, trial.seed, "failed", 0, {}, 0.0, reason=reason)
+
+
+class _Watch:
+    """Tells of records as they appear, from a thread of its own."""
+
+    def __init__(self, sweep: SweepConfig, root: str, total: int, on_record: Report) -> None:
+        self._sweep, self._root, self._total, self._on_record = sweep, root, total, on_record
+        self.seen = set(read_records(sweep.name, root=root))
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="sweep-watch", daemon=True)
+
+    def __enter__(self) -> _Watch:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._end.set()
+        self._thread.join()
+
+    def _work(self) -> None:
+        while not self._end.wait(WATCH_SECONDS):
+            self._look()
+        self._look()
+
+    def _look(self) -> None:
+        try:
+            for name, record in read_records(self._sweep.name, root=self._root).items():
+                if name not in self.seen:
+                    self.seen.add(name)
+                    self._on_record(record, len(self.seen), self._total)
+        except InpaintError as error:  # the store hiccups; the next look tells
+            log.warning("%s", error)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """`python -m ray_jobs.tune sweep.yaml --root URL`: exit code 0 when every trial has a record, 1 otherwise."""
+    parser = argparse.ArgumentParser(prog="python -m ray_jobs.tune", description=main.__doc__)
+    parser.add_argument("definition", help="a definition's name, or a YAML file")
+    parser.add_argument("--root", required=True)
+    parser.add_argument("--budget")
+    parser.add_argument("--address")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    try:
+        sweep = load_sweep(options.definition, budget=options.budget)
+        run_sweep(sweep, root=options.root, address=options.address)
+    except InpaintError as error:
+        print(f"inpaint: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
