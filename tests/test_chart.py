@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from functools import cache
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from inpaint.cluster.runtime import RUNTIME_KEY, Runtime, parse_runtime
 from inpaint.cluster.secrets import find_secrets
 from inpaint.cluster.task import train_task
 from inpaint.config import load_run
+from tests.cluster.api_server import ApiServer
 from tests.cluster.invariants import check_env, check_grace, check_labels, check_pod, pod_templates
 
 CHART = Path(__file__).parents[1] / "helm"
@@ -362,12 +364,44 @@ def test_a_standing_group_that_does_not_exist_is_refused():
         chart().render(values, name="inpaint", namespace="training")
 
 
-def test_a_cluster_without_kuberay_is_refused_with_a_sentence():
-    """The check reads the server's list of kinds, which is complete only on a connected server: seen in the source."""
-    text = (CHART / "templates" / "runtime.yaml").read_text()
-    assert 'not (.Capabilities.APIVersions.Has "ray.io/v1/RayJob")' in text
-    assert "fail \"this cluster does not know RayJob" in text
+@pytest.fixture
+def refusal(tmp_path):
+    """What Helm itself says when it installs into a server that knows some kinds; its schemas are never published."""
+
+    def install(values, kinds):
+        api = ApiServer()
+        api.kinds = {"v1": ["Pod", "ConfigMap"], **kinds}
+        known = Path.home() / ".kube" / "cache" / "discovery" / f"127.0.0.1_{api.http.server_port}"
+        shutil.rmtree(known, ignore_errors=True)  # Helm remembers the kinds of a server by its address
+        config = helm_python.Config(kubeconfig_path=api.write_kubeconfig(tmp_path / "config"), namespace="training")
+        try:
+            with pytest.raises(helm_python.HelmReleaseError) as error:
+                config.install(str(CHART), "inpaint", values, dry_run="server", namespace="training", timeout=20)
+        finally:
+            api.close()
+            shutil.rmtree(known, ignore_errors=True)
+        return str(error.value)
+
+    return install
+
+
+def test_a_cluster_without_kuberay_is_refused_with_a_sentence(refusal):
+    sentence = "this cluster does not know RayJob (ray.io/v1): install the KubeRay operator 1.7 first"
+    assert sentence in refusal({}, {})
+    assert sentence not in refusal({}, {"ray.io/v1": ["RayJob", "RayCluster"]})
+    assert sentence not in refusal({"kuberay": {"check": False}}, {})
+
+
+def test_monitoring_without_its_operator_is_refused_with_a_sentence(refusal):
+    values = {"metrics": {"podMonitor": {"enabled": True}}}
+    known = {"ray.io/v1": ["RayJob"]}
+    assert "this cluster does not know PodMonitor" in refusal(values, known)
+    assert "PodMonitor" not in refusal(values, known | {"monitoring.coreos.com/v1": ["PodMonitor"]})
+
+
+def test_the_crds_of_kuberay_are_not_bundled():
     assert not list(CHART.rglob("crds"))
+    assert not [item for name in ALL for item in rendered(name)[0] if item["kind"] == "CustomResourceDefinition"]
 
 
 def test_names_stay_short_and_follow_the_overrides():

@@ -38,6 +38,7 @@ class ApiServer:
         self.bodies = []  # everything ever written, as text
         self.faults = []
         self.history = []  # (version, event)
+        self.kinds = {"v1": ["Pod", "ConfigMap", "Secret", "ServiceAccount"], "ray.io/v1": ["RayJob", "RayCluster"]}
         self.version = 100
         self.keep_deleted = False  # objects stay with a deletionTimestamp, as with a finalizer
         self.changed = threading.Condition()
@@ -128,7 +129,7 @@ class _Handler(BaseHTTPRequestHandler):
             super().handle_one_request()
 
     def do_GET(self):
-        if self._faulty():
+        if self._faulty() or self._discovery():
             return
         target = self._target()
         if target is None:
@@ -248,6 +249,31 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
         self.wfile.write(data)
+
+    def _discovery(self):
+        """Which kinds the server knows, as a client such as Helm asks before anything else."""
+        path, kinds = urlsplit(self.path).path, self.api.kinds
+        if path == "/version":
+            self._answer(200, {"major": "1", "minor": "36", "gitVersion": "v1.36.0"})
+        elif path == "/api":
+            self._answer(200, {"kind": "APIVersions", "versions": ["v1"]})
+        elif path == "/apis":
+            groups = [
+                {"name": name.split("/")[0], "versions": [{"groupVersion": name, "version": name.split("/")[1]}],
+                 "preferredVersion": {"groupVersion": name, "version": name.split("/")[1]}}
+                for name in kinds if "/" in name
+            ]  # fmt: skip
+            self._answer(200, {"kind": "APIGroupList", "apiVersion": "v1", "groups": groups})
+        elif path.removeprefix("/apis/").removeprefix("/api/") in kinds:
+            version = path.removeprefix("/apis/").removeprefix("/api/")
+            resources = [
+                {"name": kind.lower() + "s", "kind": kind, "namespaced": True, "verbs": ["get"], "singularName": ""}
+                for kind in kinds[version]
+            ]
+            self._answer(200, {"kind": "APIResourceList", "groupVersion": version, "resources": resources})
+        else:
+            return False
+        return True
 
     def _faulty(self):
         line = f"{self.command} {self.path}"
