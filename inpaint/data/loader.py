@@ -147,6 +147,11 @@ class Loader:
         self.seen += len(job.samples)
         return HostBatch(job.slot, job.mirrored, tuple(self._reader.index.key(sample) for sample in job.samples))
 
+    def wait_until_ahead(self) -> None:
+        """Until every batch that may be decoded ahead is; with no threads there is nothing to wait for."""
+        for job in self._jobs if self._threads else ():
+            job.done.wait()
+
     def close(self) -> None:
         """Stop the threads; what was decoded ahead is dropped."""
         self._closed = True

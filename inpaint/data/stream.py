@@ -135,6 +135,10 @@ class Stream:
         self._note_wait(asked, time.perf_counter())
         return host
 
+    def wait_until_ahead(self) -> None:
+        """Until the batches that are prefetched are there, so that what follows runs from a full ring."""
+        self._loader.wait_until_ahead()
+
     def __enter__(self) -> Stream:
         return self
 

@@ -1,0 +1,280 @@
+"""`inpaint bench stream`: what a sample costs through our stream, through its decoder alone, and other loaders."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from PIL import Image
+
+from inpaint.bench import loaders, pictures
+from inpaint.bench.measure import Cost, interleaved, keep_freed_memory
+from inpaint.bench.stream_order import shuffle_quality
+from inpaint.bench.stream_s3 import PIPE_RECIPE, measure_clients, measure_s3
+from inpaint.config.run import DataConfig
+from inpaint.data.decoding import Decoder, simplejpeg
+from inpaint.data.index import Index, index_set
+from inpaint.data.stream import Stream
+
+SIZE = 256
+LARGE_SHARE = 8  # large sources are so many times fewer
+PIL_RECIPE, RGB8_RECIPE = "webdataset, PIL, ToTensor, 2 workers", "webdataset, rgb8, 2 workers"
+BARE, HOST, FLOAT, CACHED = "bare decoding", "stream, 8-bit batches", "stream, float batches", "stream, decoded cache"
+LARGE_PIL = "PIL convert, crop, resize"
+EXACT = "stream, 8-bit batches, data.decode exact"
+
+
+@dataclass(frozen=True)
+class Floor:
+    """A figure that has to be reached: `least` or `most` is the bound on `measured`."""
+
+    what: str
+    measured: float
+    bound: float
+    side: Literal["least", "most"]
+    holds: bool
+
+
+def at_least(what: str, measured: float, bound: float) -> Floor:
+    return Floor(what, measured, bound, "least", measured >= bound)
+
+
+def at_most(what: str, measured: float, bound: float) -> Floor:
+    return Floor(what, measured, bound, "most", measured <= bound)
+
+
+def measure_stream(*, samples: int = 2048, rounds: int = 5, with_s3: bool = True) -> dict[str, Any]:
+    """Run everything; see `report` for the text.
+
+    Args:
+        samples: of 256 pixels in the set; large sources are 8 times fewer.
+        rounds: interleaved repetitions, of which medians are taken.
+        with_s3: also start an S3 server and measure clients and the way from it.
+    """
+    with tempfile.TemporaryDirectory(prefix="inpaint-bench-") as folder, _one_thread():
+        root = Path(folder)
+        images = [pictures.jpeg(image) for image in pictures.cuts(min(samples, 400), size=SIZE)]
+        pictures.write_set(root / "small", images, samples=samples, shards=8)
+        index = index_set(str(root / "small"))
+        small, absent = _measure_disk(index, images, root, samples, rounds)
+        results: dict[str, Any] = {
+            "jpeg_bytes": sum(map(len, images)) / len(images),
+            "cpu_count": os.cpu_count(),
+            "disk": small,
+            "not_installed": absent,
+            "order": shuffle_quality(),
+        }
+        if with_s3:
+            results["s3"] = measure_s3(index, root, rounds=min(rounds, 3))
+            results["clients"] = measure_clients(rounds=rounds)
+        results["large"], results["quality"] = _measure_large(root, samples // LARGE_SHARE, rounds)
+    results["floors"] = _floors(results)
+    return results
+
+
+def _measure_disk(
+    index: Index, images: list[bytes], root: Path, samples: int, rounds: int
+) -> tuple[dict[str, Cost], list[str]]:
+    urls = [str(path) for path in sorted((root / "small").glob("*.tar"))]
+    every = [images[i % len(images)] for i in range(samples)]
+    others, absent = loaders.installed_others(index, every, root / "others")
+    with ExitStack() as stack:
+        ours = {
+            HOST: _open(stack, index),
+            EXACT: _open(stack, index, decode="exact"),
+            CACHED: _open(stack, index, decoded_cache_gib=1, cache_dir=str(root / "cache")),
+        }
+        as_float = _open(stack, index)
+        for stream in (*ours.values(), as_float):  # the first epoch fills caches and checks checksums
+            _epoch(stream.next_host, stream)()
+        candidates = {
+            BARE: _bare(every),
+            **{name: _epoch(stream.next_host, stream) for name, stream in ours.items()},
+            FLOAT: _epoch(as_float.__next__, as_float),
+            PIL_RECIPE: loaders.webdataset_loader(urls, decode="pil"),
+            RGB8_RECIPE: loaders.webdataset_loader(urls, decode="rgb8"),
+            **others,
+        }
+        return interleaved(candidates, rounds=rounds), absent
+
+
+def _measure_large(root: Path, count: int, rounds: int) -> tuple[dict[str, Cost], dict[str, float]]:
+    """1024×683 sources to 256×256, with malloc tuned in PIL's favour, and what scaled decoding does to the image."""
+    keep_freed_memory()
+    images = [pictures.jpeg(image) for image in pictures.mosaics(max(16, min(count, 64)))]
+    pictures.write_set(root / "large", images, samples=count, shards=4)
+    index, every = index_set(str(root / "large")), [images[i % len(images)] for i in range(count)]
+    with ExitStack() as stack:
+        scaled, whole = _open(stack, index), _open(stack, index, dct_scaling=False)
+        for stream in (scaled, whole):
+            _epoch(stream.next_host, stream)()
+        costs = interleaved(
+            {
+                LARGE_PIL: lambda: _with_pil(every),
+                "stream": _epoch(scaled.next_host, scaled),
+                "stream, data.dct_scaling false": _epoch(whole.next_host, whole),
+            },
+            rounds=rounds,
+        )
+    return costs, _image_quality(images)
+
+
+def _image_quality(images: list[bytes]) -> dict[str, float]:
+    """How far our pixels are from PIL's, decoded exactly and resized with the same filter, in dB."""
+    exact = {"fast_dct": False, "repeat_colours": False}
+    fast = {"fast_dct": True, "repeat_colours": True}
+    small = [pictures.jpeg(image) for image in pictures.cuts(32, size=SIZE)]
+    reference = [_pil_square(data) for data in images]
+    whole = [_decoded(data, **exact, dct_scaling=False) for data in images]
+    scaled = [_decoded(data, **exact, dct_scaling=True) for data in images]
+    quick = [_decoded(data, **fast, dct_scaling=False) for data in small]
+    return {
+        "exact, dct scaling off, large": _psnr(whole, reference),
+        "exact, dct scaling on, large": _psnr(scaled, reference),
+        "gradients kept by dct scaling": _gradients(scaled) / _gradients(reference),
+        "fast, native size": _psnr(quick, [_pil_square(data) for data in small]),
+    }
+
+
+def _floors(results: dict[str, Any]) -> list[Floor]:
+    disk, large = results["disk"], results["large"]
+    host, bare, cached = disk[HOST].cpu, disk[BARE].cpu, disk[CACHED].cpu
+    floors = [
+        at_least("CPU of webdataset with PIL over ours", disk[PIL_RECIPE].cpu / host, 10),
+        at_least("CPU of webdataset rgb8 over ours", disk[RGB8_RECIPE].cpu / host, 4),
+        at_least("CPU of webdataset with PIL over ours, cached epochs", disk[PIL_RECIPE].cpu / cached, 100),
+        at_least("bare decoding over our CPU", bare / host, 0.85),
+        at_least("CPU of PIL over ours, 1024-px sources", large[LARGE_PIL].cpu / large["stream"].cpu, 3),
+        at_least("distinct shards of 4,000 in a batch of 256", results["order"]["global"]["shards"], 225),
+        at_most("milliseconds for one batch of 1.8 million samples", results["order"]["global"]["milliseconds"], 1),
+    ]
+    if "ffcv, jpeg" in disk:
+        floors.append(at_least("CPU of FFCV on JPEG over ours", disk["ffcv, jpeg"].cpu / host, 1))
+    if "s3" in results:
+        pipe, ours = results["s3"][PIPE_RECIPE], results["s3"]["stream, cold"]
+        ratio = results["clients"]["storage.read_into"].cpu / results["clients"]["raw socket"].cpu
+        floors += [
+            at_least("CPU of webdataset's pipe over ours, from S3", pipe.cpu / ours.cpu, 6),
+            at_least("wall time of webdataset's pipe over ours, from S3", pipe.wall / ours.wall, 5),
+            at_most("CPU per GB over a raw socket", ratio, 1.3),
+        ]
+    return floors
+
+
+def report(results: dict[str, Any]) -> Iterator[str]:
+    """The results as lines of text."""
+    kilobytes, cores = results["jpeg_bytes"] / 1000, results["cpu_count"]
+    yield f"256 px from disk, JPEGs of {kilobytes:.1f} kB, {cores} cores: µs per sample"
+    yield from _table(results["disk"], PIL_RECIPE, 1e6)
+    yield from (f"  {name}: not installed" for name in results["not_installed"])
+    yield "1024×683 sources to 256 px, malloc keeps freed memory: µs per sample"
+    yield from _table(results["large"], LARGE_PIL, 1e6)
+    if "s3" in results:
+        yield "256 px from an S3 server (moto), nothing cached: µs per sample"
+        yield from _table(results["s3"], PIPE_RECIPE, 1e6)
+        yield "S3 clients: seconds per GB"
+        yield from _table(results["clients"], "raw socket", 1)
+    yield "orders of 1,803,460 samples in 4,000 shards, batches of 256"
+    for name, row in results["order"].items():
+        seconds = f"{row['milliseconds']:.2f} ms per batch" if row["milliseconds"] else ""
+        yield (
+            f"  {name:26} {row['shards']:6.1f} shards per batch  travel {row['travel']:.3f}  "
+            f"neighbours kept {row['neighbours']:.4f}  {seconds}"
+        )
+    yield "pixels against PIL's: PSNR in dB (and a share)"
+    yield from (f"  {name:34} {value:6.2f}" for name, value in results["quality"].items())
+    yield "floors"
+    for floor in results["floors"]:
+        verdict = "holds" if floor.holds else "FAILS"
+        yield f"  {verdict}  {floor.what}: {floor.measured:.2f} (at {floor.side} {floor.bound:g})"
+
+
+def _table(costs: dict[str, Cost], baseline: str, scale: float) -> Iterator[str]:
+    base = costs[baseline].cpu
+    for name, cost in costs.items():
+        yield f"  {name:56} cpu {cost.cpu * scale:9.2f}  wall {cost.wall * scale:9.2f}  {base / cost.cpu:7.2f}×"
+
+
+def _open(stack: ExitStack, index: Index, **settings: Any) -> Stream:
+    data = DataConfig(dataset="bench", image_size=SIZE, **settings)
+    return stack.enter_context(Stream(index, data, None, seed=0, global_batch=loaders.BATCH))
+
+
+def _epoch(draw: Callable[[], Any], stream: Stream) -> Callable[[], int]:
+    def run() -> int:
+        for _ in range(stream.batches_per_epoch):
+            draw()
+        stream.wait_until_ahead()  # as it was at the beginning: no work is left for others to pay
+        return stream.batches_per_epoch * loaders.BATCH
+
+    return run
+
+
+def _bare(images: list[bytes]) -> Callable[[], int]:
+    """The decoder in a loop, into one buffer: what no loader on top of it can beat."""
+    buffer, decoder = np.empty((SIZE, SIZE, 3), np.uint8), _default_decoder()
+
+    def run() -> int:
+        for data in images:
+            simplejpeg.decode_jpeg(data, "RGB", decoder.fast_dct, decoder.repeat_colours, buffer=buffer)
+        return len(images)
+
+    return run
+
+
+def _default_decoder() -> Decoder:
+    fast = DataConfig(dataset="bench", image_size=SIZE).decode == "fast"
+    return Decoder(SIZE, fast_dct=fast, repeat_colours=fast, dct_scaling=True)
+
+
+def _with_pil(images: list[bytes]) -> int:
+    for data in images:
+        _pil_square(data)
+    return len(images)
+
+
+def _pil_square(data: bytes) -> np.ndarray:
+    image = Image.open(io.BytesIO(data)).convert("RGB")
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    return np.asarray(image.crop((left, top, left + side, top + side)).resize((SIZE, SIZE)))
+
+
+def _decoded(data: bytes, **settings: bool) -> np.ndarray:
+    row = np.empty((SIZE, SIZE, 3), np.uint8)
+    Decoder(SIZE, **settings).into(row, data, 0.5, 0.5)
+    return row
+
+
+def _psnr(images: list[np.ndarray], others: list[np.ndarray]) -> float:
+    error = np.mean([np.mean((one.astype(float) - other) ** 2) for one, other in zip(images, others, strict=True)])
+    return float(10 * np.log10(255**2 / max(error, 1e-10)))
+
+
+def _gradients(images: list[np.ndarray]) -> float:
+    return float(np.mean([np.abs(np.diff(image.astype(float), axis=1)).mean() for image in images]))
+
+
+class _one_thread:
+    """One torch thread while measuring, as a loader has beside a training process."""
+
+    def __enter__(self) -> None:
+        import torch
+
+        self.before = torch.get_num_threads()
+        torch.set_num_threads(1)
+        logging.disable(logging.WARNING)  # a loop that does nothing else does wait for its data
+
+    def __exit__(self, *_: object) -> None:
+        import torch
+
+        torch.set_num_threads(self.before)
+        logging.disable(logging.NOTSET)
