@@ -138,6 +138,7 @@ def write_shards(
             progress(len(selection.candidates))
             return _finished(url, told)
         _claim(url, told)
+        _sweep(url)
         tasks = _tasks(url, selection.candidates, options, plan)
         kept, missing = _resume(url, tasks, progress)
         results = sorted([*kept, *run(missing, progress)], key=lambda result: result.name)
@@ -255,6 +256,14 @@ def _claim(url: str, told: dict[str, Any]) -> None:
     if any(name.endswith(".tar") for name in strangers):
         raise DataError(f"{url}: shards of unknown origin are here; `inpaint shards index {url}` makes them a set")
     storage.write_bytes(claim, json.dumps(told).encode())
+
+
+def _sweep(url: str) -> None:
+    """Remove what a writer that was killed in the middle of a local file has left of it."""
+    if not storage.is_remote(url):
+        for folder in (storage.local_path(url), storage.local_path(storage.join(url, UNFINISHED))):
+            for path in folder.glob(".*.tmp"):
+                path.unlink(missing_ok=True)
 
 
 def _resume(url: str, tasks: Sequence[ShardTask], progress: Progress) -> tuple[list[ShardResult], list[ShardTask]]:
