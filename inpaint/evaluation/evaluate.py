@@ -10,14 +10,14 @@ import numpy as np
 import torch
 
 from inpaint import weights
-from inpaint.errors import EvaluationError
 from inpaint.evaluation.distributions import SetScore, set_scores
+from inpaint.evaluation.faces import FACE_SETS
 from inpaint.evaluation.holes import HoleSource
 from inpaint.evaluation.inception import FeatureNetwork
 from inpaint.evaluation.metrics import METRICS
 from inpaint.evaluation.pairs import pairs_sha
 from inpaint.evaluation.parts import joined
-from inpaint.evaluation.perceptual import Lpips, Perceptual, load_perceptual
+from inpaint.evaluation.perceptual import Networks, load_perceptual
 from inpaint.evaluation.pictures import Pictures
 from inpaint.evaluation.plan import Plan, ProtocolPlan, make_plan
 from inpaint.evaluation.protocols import find_protocols
@@ -91,7 +91,7 @@ def score_parts(
     fillers: Mapping[str, NamedFiller],
     *,
     device: torch.device | str,
-    perceptual: Perceptual,
+    perceptual: Networks,
     inceptions: Mapping[str, FeatureNetwork] | None = None,
     clock: Clock | None = None,
 ) -> Iterator[Part]:
@@ -116,7 +116,7 @@ def assemble(
     parts: Iterable[Part],
     subjects: Mapping[str, Mapping[str, Any]],
     *,
-    perceptual: Perceptual,
+    perceptual: Networks,
     inceptions: Mapping[str, FeatureNetwork] | None = None,
     dataset: str,
     compare: Sequence[tuple[str, str]] = (),
@@ -168,7 +168,7 @@ def marks_of(
     share: ProtocolPlan,
     truths: Mapping[str, str],
     dataset: str,
-    perceptual: Perceptual,
+    perceptual: Networks,
     inceptions: Mapping[str, FeatureNetwork],
 ) -> list[str]:
     """What differs from the protocol as it was published, in words."""
@@ -183,6 +183,8 @@ def marks_of(
     how = protocol.set_scores
     if how and how.weights in inceptions and inceptions[how.weights].sha256 == weights.RANDOM:
         marks.append(f"{', '.join(how.scores)}: random weights, as asked; not a score")
+    if dataset in FACE_SETS and not any(column.metric.startswith("face_") for column in share.columns):
+        marks.append("identity and landmarks: absent; --faces identity=PATH --faces landmarks=PATH adds them")
     drawn_weights = [column.name for column in share.columns if _weights(column.metric, perceptual) == weights.RANDOM]
     return marks + [f"{name}: random weights, as asked; not a score" for name in drawn_weights]
 
@@ -191,7 +193,7 @@ def _conditions(
     share: ProtocolPlan,
     truths: Mapping[str, str],
     tables: Mapping[str, Any],
-    perceptual: Perceptual,
+    perceptual: Networks,
     inceptions: Mapping[str, FeatureNetwork],
 ) -> dict[str, Any]:
     how = share.protocol.set_scores
@@ -236,11 +238,8 @@ def _absent_sets(share: ProtocolPlan, inceptions: Mapping[str, FeatureNetwork]) 
     return {", ".join(how.scores): why}
 
 
-def _weights(metric: str, perceptual: Perceptual) -> str | None:
+def _weights(metric: str, perceptual: Networks) -> str | None:
     """Digest of the weights behind a column's metric, None for pixel scores."""
     if metric in METRICS:
         return None
-    network = perceptual.present[metric]
-    if not isinstance(network, Lpips):
-        raise EvaluationError(f"{metric}: a score without a digest of its weights cannot be stamped")
-    return network.sha256
+    return perceptual.present[metric].sha256

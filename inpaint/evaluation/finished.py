@@ -11,7 +11,7 @@ from inpaint import archives, storage
 from inpaint.config.evaluation import EvaluationRequest, FinishedImages
 from inpaint.errors import DataError, EvaluationError
 from inpaint.evaluation.holes import HoleSet, hole_set
-from inpaint.evaluation.perceptual import Perceptual
+from inpaint.evaluation.perceptual import Networks
 from inpaint.evaluation.pictures import Pictures, choose, is_picture, open_pictures
 from inpaint.evaluation.plan import Plan, ProtocolPlan, plan_by_name, usable_columns
 from inpaint.evaluation.protocols import Protocol, find_protocols
@@ -23,7 +23,7 @@ KEPT_IMAGES = 64  # decoded truths remembered between their check and their scor
 
 
 def plan_finished(
-    request: EvaluationRequest, finished: FinishedImages, *, dataset: str, perceptual: Perceptual
+    request: EvaluationRequest, finished: FinishedImages, *, dataset: str, perceptual: Networks
 ) -> tuple[Plan, NamedFiller, dict[str, str]]:
     """What is scored of finished images, what hands them out, and which protocols `all` leaves out and why.
 
@@ -60,7 +60,7 @@ def _share(
     sizes: dict[str, tuple[int, ...]],
     masks: dict[str, archives.Entry],
     dataset: str,
-    perceptual: Perceptual,
+    perceptual: Networks,
 ) -> ProtocolPlan:
     if request.limit is None and len(names) < protocol.demanded(dataset):
         raise EvaluationError(

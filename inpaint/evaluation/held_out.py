@@ -11,7 +11,7 @@ import torch
 from inpaint.config.run import CentreHole, MaskSetHoles, RunConfig
 from inpaint.evaluation.evaluate import score_parts
 from inpaint.evaluation.holes import HoleSource
-from inpaint.evaluation.perceptual import Perceptual
+from inpaint.evaluation.perceptual import Networks
 from inpaint.evaluation.pictures import open_pictures
 from inpaint.evaluation.plan import Plan, make_plan, truth_of
 from inpaint.evaluation.protocols import Protocol, find_protocols
@@ -19,7 +19,7 @@ from inpaint.evaluation.results import ALL, tabulate
 from inpaint.evaluation.scoring import Part, anonymous
 from inpaint.methods.base import Method
 
-_PIXELS_ONLY = Perceptual({}, {})  # a run's metrics must not depend on which weights a machine happens to have
+_PIXELS_ONLY = Networks({}, {})  # a run's metrics must not depend on which weights a machine happens to have
 
 
 class TrainingEvaluator:

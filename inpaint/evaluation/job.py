@@ -19,12 +19,13 @@ from inpaint.config.evaluation import EvaluationRequest, FinishedImages
 from inpaint.config.run import RunConfig
 from inpaint.errors import EvaluationError
 from inpaint.evaluation.evaluate import assemble, score_parts
+from inpaint.evaluation.faces import load_faces
 from inpaint.evaluation.finished import plan_finished
 from inpaint.evaluation.holes import HoleSource
 from inpaint.evaluation.inception import FeatureNetwork, load_feature_networks
 from inpaint.evaluation.pairs import pair_file
 from inpaint.evaluation.parts import joined, kept_parts, read_part, to_parquet, write_part
-from inpaint.evaluation.perceptual import Perceptual, load_perceptual
+from inpaint.evaluation.perceptual import Networks, load_perceptual
 from inpaint.evaluation.pictures import open_pictures
 from inpaint.evaluation.plan import Plan, make_plan
 from inpaint.evaluation.protocols import Protocol, find_protocols
@@ -42,7 +43,7 @@ class Job:
         request: as asked.
         subject: what is scored.
         plan: of what.
-        perceptual: networks behind LPIPS columns.
+        perceptual: networks behind columns.
         inceptions: networks behind FID and its kin, by flavour.
         dataset: name of the data set, as far as it is known.
         skipped: protocols that `all` asked for and that cannot be scored here, with the reason.
@@ -52,7 +53,7 @@ class Job:
     request: EvaluationRequest
     subject: Subject
     plan: Plan
-    perceptual: Perceptual
+    perceptual: Networks
     inceptions: dict[str, FeatureNetwork]
     dataset: str
     skipped: dict[str, str]
@@ -62,7 +63,7 @@ class Job:
     @property
     def digest(self) -> str:
         """Of everything that decides the numbers."""
-        networks = {name: network.sha256 for name, network in (self.perceptual.present | self.inceptions).items()}
+        networks = {name: network.sha256 for name, network in {**self.perceptual.present, **self.inceptions}.items()}
         values = [self.plan.digest, dict(self.subject.about), list(self.subject.fillers), networks]
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
@@ -84,7 +85,7 @@ def prepare(request: EvaluationRequest) -> Job:
         InpaintError: whatever is wrong with the request, before anything is filled.
     """
     device = torch.device(request.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    perceptual = load_perceptual(request.lpips, device=device, sha256=request.sha256)
+    perceptual = _networks(request, device)
     inceptions = load_feature_networks(request.features, device=device, sha256=request.sha256)
     if request.finished:
         return _prepare_finished(request, request.finished, device, perceptual, inceptions)
@@ -106,6 +107,7 @@ def prepare(request: EvaluationRequest) -> Job:
         present=perceptual.present,
         absent=perceptual.absent,
     )
+    _check_used(request, plan)
     home = subject.home or storage.join(request.root, "baselines", subject.name.removeprefix("baseline-"))
     out = request.out or storage.join(home, "evaluations")
     return Job(request, subject, plan, perceptual, inceptions, dataset, skipped, device, out)
@@ -179,17 +181,40 @@ def run_job(request: EvaluationRequest, *, progress: Progress = lambda done, tot
     return job, finish(job)
 
 
+def _check_used(request: EvaluationRequest, plan: Plan) -> None:
+    """Refuse a network that was named and that no protocol of the plan asks for.
+
+    Raises:
+        EvaluationError: naming it.
+    """
+    metrics = {column.metric for share in plan.shares.values() for column in share.columns}
+    flavours = {share.protocol.set_scores.weights for share in plan.shares.values() if share.protocol.set_scores}
+    named = {f"--lpips {name}": f"lpips_{name}" in metrics for name in request.lpips}
+    named |= {f"--faces {name}": f"face_{name}" in metrics for name in request.faces}
+    named |= {f"--features {name}": name in flavours for name in request.features}
+    if idle := next((option for option, used in named.items() if not used), None):
+        raise EvaluationError(f"{idle} has no effect under {', '.join(plan.shares)}; leave it out or add a --protocol")
+
+
+def _networks(request: EvaluationRequest, device: torch.device) -> Networks:
+    """LPIPS and face scores, as far as their networks are at hand."""
+    distances = load_perceptual(request.lpips, device=device, sha256=request.sha256)
+    faces, absent = load_faces(request.faces, device=device, sha256=request.sha256)
+    return Networks({**distances.present, **faces}, {**distances.absent, **absent})
+
+
 def _prepare_finished(
     request: EvaluationRequest,
     finished: FinishedImages,
     device: torch.device,
-    perceptual: Perceptual,
+    perceptual: Networks,
     inceptions: dict[str, FeatureNetwork],
 ) -> Job:
     dataset = _dataset_of(finished.truth, None)
     plan, fill, skipped = plan_finished(request, finished, dataset=dataset, perceptual=perceptual)
     about: dict[str, Any] = {"kind": "finished images", "name": request.subject, "images": finished.images}
     about["fingerprint"] = plan.pictures.fingerprint
+    _check_used(request, plan)
     out = request.out or storage.join(request.root, "evaluations")
     subject = Subject(request.subject, about, {ONE_SHOT: fill})
     return Job(request, subject, plan, perceptual, inceptions, dataset, skipped, device, out)

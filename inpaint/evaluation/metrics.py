@@ -194,6 +194,24 @@ METRICS: Mapping[str, Metric] = {
 }
 
 
+@dataclass(frozen=True)
+class NetworkMetric:
+    """How a score that a network makes is printed and read; who brings the network computes it."""
+
+    label: str
+    better: Literal["higher", "lower"] = "lower"
+    digits: int = 4
+
+
+NETWORK_METRICS: Mapping[str, NetworkMetric] = {
+    "lpips_alex": NetworkMetric("LPIPS alex"),
+    "lpips_vgg": NetworkMetric("LPIPS vgg"),
+    "lpips_squeeze": NetworkMetric("LPIPS squeeze"),
+    "face_identity": NetworkMetric("identity", better="higher"),
+    "face_landmarks": NetworkMetric("landmarks %", digits=2),
+}
+
+
 def _sum(values: Tensor) -> Tensor:
     return values.flatten(1).sum(dim=1, dtype=torch.float64)
 

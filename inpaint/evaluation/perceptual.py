@@ -6,12 +6,14 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from inpaint import weights
 from inpaint.errors import EvaluationError, WeightsError
+from inpaint.evaluation.metrics import Comparison
 
 BACKBONES = {"alex": "alexnet", "vgg": "vgg16", "squeeze": "squeezenet1_1"}
 
@@ -31,22 +33,33 @@ class Lpips:
     sha256: str
 
     @torch.inference_mode()
-    def __call__(self, predicted: Tensor, truth: Tensor) -> Tensor:
-        """Distance of images in [0, 1], [B, 3, H, W] each, at their own size; [B] float64."""
-        return self.model(predicted * 2 - 1, truth * 2 - 1).flatten().double()
+    def __call__(self, seen: Comparison) -> Tensor:
+        """Distance at the images' own size, [B] float64."""
+        return self.model(seen.predicted * 2 - 1, seen.truth * 2 - 1).flatten().double()
+
+
+class ScoringNetwork(Protocol):
+    """A network that makes a column: called with a batch, gives one number per image, [B] float64."""
+
+    @property
+    def sha256(self) -> str:
+        """Digest of its file."""
+
+    def __call__(self, seen: Comparison) -> Tensor:
+        """The scores."""
 
 
 @dataclass(frozen=True)
-class Perceptual:
-    """The distances at hand by column metric (`lpips_alex`), and why the others are not."""
+class Networks:
+    """The scoring networks at hand by column metric (`lpips_alex`), and why the others are not."""
 
-    present: Mapping[str, Lpips]
+    present: Mapping[str, ScoringNetwork]
     absent: Mapping[str, str]
 
 
 def load_perceptual(
     sources: Mapping[str, str], *, device: torch.device | str, sha256: Mapping[str, str] | None = None
-) -> Perceptual:
+) -> Networks:
     """LPIPS for each network that a source is given for; without one, only a file that torchvision already left here.
 
     Args:
@@ -71,7 +84,7 @@ def load_perceptual(
             )
             continue
         present[f"lpips_{network}"] = _load(network, source, (sha256 or {}).get(network), device)
-    return Perceptual(present, absent)
+    return Networks(present, absent)
 
 
 def _already_here(backbone: str) -> str | None:

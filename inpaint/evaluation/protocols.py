@@ -48,7 +48,7 @@ class Column:
 
     Attributes:
         name: in results: `psnr`, `psnr@raw`, `l1@hole`.
-        metric: key of `METRICS`, or `lpips_alex`, `lpips_vgg`, `lpips_squeeze`.
+        metric: key of `METRICS` or of `NETWORK_METRICS`.
         image: the composite, or all that the network drew.
         levels: how floats become the pixels that are scored.
         optional: not missed where its network is not at hand.
@@ -147,6 +147,8 @@ _ALL = (
             *_composite("rounded", psnr="psnr_rgb", ssim="ssim_gaussian_valid", l1="l1_rgb"),
             *_composite("rounded", lpips_alex="lpips_alex", lpips_vgg="lpips_vgg"),
             Column("lpips_squeeze", "lpips_squeeze", optional=True),
+            Column("identity", "face_identity", optional=True),
+            Column("landmarks", "face_landmarks", optional=True),
             Column("psnr@raw", "psnr_rgb", image="raw"),
             Column("ssim@raw", "ssim_gaussian_valid", image="raw"),
             Column("l1@raw", "l1_rgb", image="raw"),

@@ -125,7 +125,7 @@ def score_images(
     fillers: Mapping[str, NamedFiller],
     *,
     device: torch.device | str = "cpu",
-    perceptual: Mapping[str, Callable[[Tensor, Tensor], Tensor]] | None = None,
+    perceptual: Mapping[str, Callable[[Comparison], Tensor]] | None = None,
     inceptions: Mapping[str, Inception] | None = None,
     clock: Clock | None = None,
 ) -> Part:
@@ -136,7 +136,7 @@ def score_images(
         photos: decoded, uint8 [H, W, 3] by name.
         fillers: what fills, by the name it has in tables. Each is given the image with its hole emptied.
         device: where filling and scoring run.
-        perceptual: further metrics, (predicted, truth) to [B].
+        perceptual: further metrics by name.
         inceptions: feature networks by flavour, (image, how to resize) to [B, D].
         clock: takes the time of `model` and `metrics`, waiting for the device.
 
@@ -233,7 +233,7 @@ def _measure(
     predicted: Tensor,
     truth: Tensor,
     mask: Tensor,
-    perceptual: Mapping[str, Callable[[Tensor, Tensor], Tensor]],
+    perceptual: Mapping[str, Callable[[Comparison], Tensor]],
 ) -> dict[Variant, list[float]]:
     """Each variant's numbers as printed, one per image; pixels that come out the same are compared once."""
     images = {"composite": composite(truth, predicted, mask), "raw": predicted}
@@ -244,7 +244,7 @@ def _measure(
         if metric in METRICS:
             values = METRICS[metric].compute(comparison) * METRICS[metric].factor
         else:
-            values = perceptual[metric](comparison.predicted, truth)
+            values = perceptual[metric](comparison)
         numbers[metric, image, levels] = values.tolist()
     return numbers
 

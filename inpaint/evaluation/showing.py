@@ -10,7 +10,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from inpaint.evaluation.comparing import Comparison
-from inpaint.evaluation.metrics import METRICS
+from inpaint.evaluation.metrics import METRICS, NETWORK_METRICS
 from inpaint.evaluation.protocols import PROTOCOLS, Protocol
 from inpaint.evaluation.published import Number, PublishedTable
 from inpaint.evaluation.results import ALL, Result, Table
@@ -21,7 +21,6 @@ LABELS = {
     "psnr": "PSNR dB", "ssim": "SSIM", "l1": "L1 / MAE", "lpips_alex": "LPIPS alex", "parameters_mi": "parameters Mi",
     "milliseconds": "ms",
 }  # fmt: skip
-LPIPS_LABELS = {"lpips_alex": "LPIPS alex", "lpips_vgg": "LPIPS vgg", "lpips_squeeze": "LPIPS squeeze"}
 
 
 def result_tables(result: Result, *, width: int) -> Group:
@@ -137,20 +136,20 @@ def label_of(protocol: Protocol, column: str) -> str:
     found = next((c for c in protocol.columns if c.name == column), None)
     if found is None:
         return column
-    label = METRICS[found.metric].label if found.metric in METRICS else LPIPS_LABELS[found.metric]
+    label = (METRICS.get(found.metric) or NETWORK_METRICS[found.metric]).label
     return f"{label} raw" if found.image == "raw" else label
 
 
 def digits_of(protocol: Protocol, column: str) -> int:
     """Places after the point."""
     found = next((c for c in protocol.columns if c.name == column), None)
-    return METRICS[found.metric].digits if found and found.metric in METRICS else 4
+    return (METRICS.get(found.metric) or NETWORK_METRICS[found.metric]).digits if found else 4
 
 
 def better_of(protocol: Protocol, column: str) -> str:
     """`higher` or `lower`."""
     found = next((c for c in protocol.columns if c.name == column), None)
-    return METRICS[found.metric].better if found and found.metric in METRICS else "lower"
+    return (METRICS.get(found.metric) or NETWORK_METRICS[found.metric]).better if found else "lower"
 
 
 def mean_text(protocol: Protocol, column: str, cell: Estimate) -> str:

@@ -127,10 +127,10 @@ def test_results_of_other_images_holes_or_sizes_cannot_be_compared_and_the_diffe
 def test_the_sum_over_parts_is_the_same_to_the_last_digit_in_any_order():
     from inpaint.evaluation import plan as planning
     from inpaint.evaluation.evaluate import assemble, score_parts
-    from inpaint.evaluation.perceptual import Perceptual
+    from inpaint.evaluation.perceptual import Networks
     from inpaint.evaluation.scoring import anonymous
 
-    photos, nothing = photographs(40, size=32), Perceptual({}, {})
+    photos, nothing = photographs(40, size=32), Networks({}, {})
     plan = planning.make_plan(
         [PROTOCOLS["inp-v1"]], photos, HoleSource(), size=32, dataset="", limit=None, seed=0, batch=8,
         present={}, absent={},
