@@ -69,6 +69,26 @@ def drawn(low: int, high: int, *, first: int, total: int, seed: str) -> Rule:
     return lambda name: number_of(name) in places()
 
 
+def share(part: float, *, seed: str) -> Rule:
+    """Files that a seeded hash of their own name puts into the first `part` of all, 0 to 1; so many on average."""
+
+    def rule(name: str) -> bool:
+        digest = hashlib.sha256(f"{seed}/{name.rsplit('/', 1)[-1]}".encode()).digest()
+        return int.from_bytes(digest[:8]) < part * 2**64
+
+    return rule
+
+
+def both(one: Rule, other: Rule) -> Rule:
+    """Files that both rules hold for."""
+    return lambda name: one(name) and other(name)
+
+
+def either(one: Rule, other: Rule) -> Rule:
+    """Files that one of the rules holds for."""
+    return lambda name: one(name) or other(name)
+
+
 def number_of(name: str) -> int | None:
     """The number a file name ends in: 7 of `img/0007.jpg`, 9 of `celeba_000009.png`; None without one."""
     stem = name.rsplit("/", 1)[-1].rsplit(".", 1)[0]
@@ -139,6 +159,18 @@ DATASETS: dict[str, Dataset] = {
         splits={
             "train": in_folders("paris_train.*", "train"),
             "test": in_folders("paris_eval_gt", "paris_eval", "test", "val"),
+        },
+    ),
+    "imagenet-100k": Dataset(
+        title="ImageNet (ILSVRC 2012), about 80,000 + 10,000 / 10,000 (context encoder paper; the choice is ours)",
+        layout="train/<class>/*.JPEG and val/ILSVRC2012_val_00000001.JPEG .. 00050000, flat or by class",
+        images=no(in_folders("test", "Annotations")),
+        splits={
+            "train": either(
+                both(in_folders("train"), share(80_000 / 1_281_167, seed="imagenet-100k")),
+                both(in_folders("val"), drawn(0, 10_000, first=1, total=50_000, seed="imagenet-100k")),
+            ),
+            "test": both(in_folders("val"), drawn(10_000, 20_000, first=1, total=50_000, seed="imagenet-100k")),
         },
     ),
 }
