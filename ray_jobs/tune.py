@@ -64,7 +64,7 @@ def run_sweep(
     preflight(run_of(sweep, known[0], root=root), local=False)
     with ExitStack() as stack:
         stack.enter_context(Lease(sweep_url(sweep.name, root=root)).acquire(on_wait=on_note))
-        start_ray(address, run_of(sweep, known[0], root=root))
+        start_ray(address)
         concurrent = check_capacity(sweep, known, root=root)
         total = max(len(known), sweep.trials * len(sweep.seeds))
         watch = stack.enter_context(_Watch(sweep, root, total, on_record))

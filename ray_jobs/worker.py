@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
@@ -14,7 +15,9 @@ from inpaint.checkpoints import CheckpointWriter
 from inpaint.checkpoints.history import History
 from inpaint.checkpoints.records import record
 from inpaint.config import RunConfig
+from inpaint.config.base import suggest
 from inpaint.data.stream import open_stream
+from inpaint.errors import ConfigError, TrainingError
 from inpaint.evaluation import TrainingEvaluator
 from inpaint.imaging import Batch
 from inpaint.methods import build_method
@@ -22,6 +25,7 @@ from inpaint.nn.features import load_features
 from inpaint.tracking import Tracker
 from inpaint.training import NotFiniteError, Trainer
 from inpaint.training.distributed import copy_from_first
+from inpaint.training.health import look
 from inpaint.training.samples import sample_grid
 from ray_jobs.resuming import Position, resume, warm_start
 from ray_jobs.session import Session
@@ -126,11 +130,15 @@ class _Worker:
             clock.waited += step.waited_seconds
             scored = done % run.evaluation.every == 0 or done == total
             row = step.scalars() if done % run.training.log_every == 0 or done == total else {}
+            if run.health.every and done % run.health.every == 0 and self.chief:
+                row |= look(self.trainer, self.batch)
             if scored:
                 self.scores = self._score()
                 row |= self.scores
             if row and self.chief:
-                self._log(done, row, clock.lap(done))
+                data = {f"data/{name}": value for name, value in stream.stats().items()}
+                self._log(done, row, clock.lap(done) | data)
+                self._refuse_unhealthy()
             reason = self.stops.after(done)
             if self.chief and done % run.tracking.images_every == 0:
                 self._show(done)
@@ -159,6 +167,21 @@ class _Worker:
         speed |= {"checkpoint_age_seconds": time.monotonic() - written} if written else {}
         self.tracker.log(step, {**row, **speed})
         self.session.report({"step": step, "total_steps": self.trainer.total_steps, **row, **speed})
+
+    def _refuse_unhealthy(self) -> None:
+        """End the run when a logged value was beyond its bound at the last so many looks."""
+        for name, bound in self.run.health.stop_when.items():
+            values = self.history.newest(name, bound.times)
+            if not values and self.trainer.step >= max(self.run.health.every, self.run.evaluation.every):
+                known = {key for row in self.history.rows for key in row}
+                raise ConfigError(f"health.stop_when: nothing is logged as {name}{suggest(name, known)}")
+            low = -math.inf if bound.below is None else bound.below
+            high = math.inf if bound.above is None else bound.above
+            if len(values) == bound.times and all(not low <= value <= high for value in values):
+                raise TrainingError(
+                    f"step {self.trainer.step}: {name} was {values[-1]:.4g}, outside {low:g} to {high:g}, "
+                    f"{bound.times} times in a row (health.stop_when); see {self.run.url}/history.jsonl, change weights"
+                )
 
     def _save(self, step: int, metrics: Mapping[str, float]) -> None:
         """Hand the state to the writer, after a look that it is worth keeping."""

@@ -34,6 +34,10 @@ class History:
         else:
             self.rows.append({"step": step, **values})
 
+    def newest(self, name: str, count: int) -> list[Any]:
+        """The last `count` values logged under a name, oldest first."""
+        return [row[name] for row in self.rows if name in row][-count:]
+
     def cut(self, step: int) -> None:
         """Forget what lies after `step` (after a rollback)."""
         self.rows = [row for row in self.rows if row["step"] <= step]

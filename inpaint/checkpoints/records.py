@@ -27,7 +27,7 @@ FREE = (
     "data.decode_threads", "data.fetch_threads", "data.prefetch_batches", "data.cache_dir", "data.cache_gib",
     "data.decoded_cache_gib", "training.accumulate", "training.compile", "training.cuda_graphs",
     "training.activation_checkpointing", "training.channels_last", "training.check_every", "training.not_finite",
-    "training.max_rollbacks", "evaluation.batch",
+    "training.max_rollbacks", "evaluation.batch", "health.stop_when",
 )  # fmt: skip
 
 

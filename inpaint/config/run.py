@@ -146,6 +146,39 @@ class EvaluationConfig(Strict):
     protocol: str = "inp-v1"
 
 
+class Bound(Strict):
+    """When a logged value ends the run: above or below a limit at so many looks in a row."""
+
+    above: float | None = None
+    below: float | None = None
+    times: Positive = 3
+
+    @model_validator(mode="after")
+    def _one_side(self) -> Bound:
+        if self.above is None and self.below is None:
+            raise ValueError("give above, below or both; without a limit the rule never acts")
+        return self
+
+
+class HealthConfig(Strict):
+    """Looks at how the GAN fares, each at about the cost of a step.
+
+    Attributes:
+        every: steps between looks; 0 = none.
+        stop_when: logged name → bound, for instance `health/seam_error: {above: 0.3, times: 5}`.
+    """
+
+    every: int = Field(0, ge=0)
+    stop_when: dict[str, Bound] = {}
+
+    @model_validator(mode="after")
+    def _looked_at(self) -> HealthConfig:
+        for name in self.stop_when:
+            if name.startswith("health/") and not self.every:
+                raise ValueError(f"stop_when {name} needs a look now and then; set health.every")
+        return self
+
+
 class TrackingConfig(Strict):
     """Weights & Biases. The key comes from the environment, never from here."""
 
@@ -190,6 +223,7 @@ class RunConfig(Strict):
     training: TrainingConfig = TrainingConfig()
     checkpoints: CheckpointsConfig = CheckpointsConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    health: HealthConfig = HealthConfig()
     tracking: TrackingConfig = TrackingConfig()
     resources: ResourcesConfig = ResourcesConfig()
     feature_weights: FeatureWeightsConfig = FeatureWeightsConfig()

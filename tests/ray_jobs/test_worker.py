@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from inpaint import checkpoints, storage
-from inpaint.errors import CheckpointError, ConfigError, DataError
+from inpaint.errors import CheckpointError, ConfigError, DataError, TrainingError
 from inpaint.training import NotFiniteError, Trainer
 from ray_jobs import stopping
 from ray_jobs.session import PlainSession
@@ -232,3 +232,27 @@ def test_a_stage_that_starts_from_a_run_of_another_width_is_refused(root):
 
     with pytest.raises(CheckpointError, match="generator does not fit"):
         train(toy_run(root, "wide", "stages.gan.from=narrow", "method.width=8"), PlainSession())
+
+
+def test_health_is_logged_on_request_and_changes_no_weight(root, undisturbed):
+    run = toy_run(root, "looked-at", "health.every=4")
+    train(run, PlainSession())
+
+    rows = checkpoints.read_history(run.url)
+
+    assert [row["step"] for row in rows if "health/seam_error" in row] == [4, 8, 12]
+    assert outcome(run.url)[1:] == undisturbed[1:]
+
+
+def test_a_value_beyond_its_bound_so_many_times_ends_the_run(root):
+    rule = "health.stop_when={health/hole_error: {above: 0.0, times: 2}}"
+    run = toy_run(root, "unwell", "health.every=2", rule)
+
+    message = r"step 4: health/hole_error was 0\.\d+, outside -inf to 0, 2 times in a row"
+    with pytest.raises(TrainingError, match=message):
+        train(run, PlainSession())
+
+
+def test_a_bound_on_a_value_that_is_never_logged_is_an_error(root):
+    with pytest.raises(ConfigError, match=r"nothing is logged as psnrr; did you mean psnr\?"):
+        train(toy_run(root, "typo", "health.stop_when={psnrr: {below: 1}}"), PlainSession())
