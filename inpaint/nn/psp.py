@@ -309,8 +309,8 @@ def _cut(
 ) -> tuple[Design, Tensor | None]:
     """Drop from `parts` what only the resolutions above `size` use."""
     whole, blocks = 4 * 2 ** (len(design.widths) - 1), int(math.log2(max(size, 1))) - 2
-    if size not in (4 * 2**n for n in range(1, len(design.widths))):
-        raise WeightsError(f"psp.truncate {size}: expected a power of two from 8 to the decoder's {whole}")
+    if size not in (4 * 2**n for n in range(1, len(design.widths) - 1)):
+        raise WeightsError(f"psp.truncate {size}: expected a power of two from 8, below the decoder's {whole}")
     styles = num_styles(size)
     limits = {"styles": styles, "convs": 2 * blocks, "to_rgbs": blocks, "noises": 2 * blocks + 1}
     for state in parts.values():

@@ -40,6 +40,7 @@ def batch(samples=2, side=64, seed=0):
     return Batch(image, mask)
 
 
+@cache
 def counts(*assignments):
     with torch.device("meta"):
         method = build_method(load_run("edge-texture-paris", assignments=assignments))
