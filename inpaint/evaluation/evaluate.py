@@ -93,9 +93,10 @@ def score_parts(
     device: torch.device | str,
     perceptual: Networks,
     inceptions: Mapping[str, FeatureNetwork] | None = None,
+    composited: Sequence[str] = (),
     clock: Clock | None = None,
 ) -> Iterator[Part]:
-    """The parts of a plan in order; while one is scored, the images of the next are decoded."""
+    """The parts of a plan in order; while one is scored, the images of the next are decoded. See `score_images`."""
     groups = list(groups)
     with ThreadPoolExecutor(READERS) as pool:
 
@@ -107,7 +108,14 @@ def score_parts(
             photos: dict[str, np.ndarray] = {name: reading.result() for name, reading in waiting.items()}
             waiting = start(groups[place + 1]) if place + 1 < len(groups) else {}
             yield score_images(
-                plan, photos, fillers, device=device, perceptual=perceptual.present, inceptions=inceptions, clock=clock
+                plan,
+                photos,
+                fillers,
+                device=device,
+                perceptual=perceptual.present,
+                inceptions=inceptions,
+                composited=composited,
+                clock=clock,
             )
 
 

@@ -17,7 +17,7 @@ from string import Template
 import numpy as np
 from PIL import Image
 
-COLOURS = ("#1f6f8b", "#c05621", "#4c7a34", "#7b4aa0", "#b0305c", "#8a7a1c", "#34506e", "#8c8c8c")
+COLOURS = ("#1f6f8b", "#c05621", "#4c7a34", "#7b4aa0", "#b0305c", "#8a7a1c", "#34506e", "#8c8c8c", "#d4a017", "#3aa6a0")
 Points = Sequence[tuple[float, float]]
 
 
@@ -97,6 +97,7 @@ def line_plot(title: str, series: Mapping[str, Points], *, width: int = 520, hei
         return ""
     frame = _Frame.around([p for points in drawn.values() for p in points], width, height)
     lines, legend = [], []
+    across = max(1, min(4, (width - 60) // (7 * max(map(len, drawn)) + 24)))
     for place, (name, points) in enumerate(drawn.items()):
         colour = COLOURS[place % len(COLOURS)]
         path = " ".join(f"{frame.x(x):.1f},{frame.y(y):.1f}" for x, y in points)
@@ -104,10 +105,10 @@ def line_plot(title: str, series: Mapping[str, Points], *, width: int = 520, hei
         if len(points) == 1:
             x, y = points[0]
             lines.append(f'<circle cx="{frame.x(x):.1f}" cy="{frame.y(y):.1f}" r="2.5" fill="{colour}"/>')
-        left, top = 60 + 150 * (place % 3), height + 14 + 15 * (place // 3)
+        left, top = 60 + (width - 60) // across * (place % across), height + 14 + 15 * (place // across)
         legend.append(f'<rect x="{left}" y="{top - 8}" width="9" height="9" fill="{colour}"/>')
         legend.append(f'<text x="{left + 13}" y="{top}" font-size="11">{text(name)}</text>')
-    total = height + 22 + 15 * ((len(drawn) - 1) // 3)
+    total = height + 22 + 15 * ((len(drawn) - 1) // across)
     return (
         f'<figure><svg width="{width}" height="{total}" viewBox="0 0 {width} {total}" role="img" '
         f'font-family="system-ui, sans-serif" fill="#1d2733"><text x="60" y="16" font-size="13" '

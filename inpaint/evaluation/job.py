@@ -128,7 +128,8 @@ def score_missing(
     progress(done, len(groups))
     chosen = [groups[n] for n in wanted]
     networks = {"perceptual": job.perceptual, "inceptions": job.inceptions}
-    parts = score_parts(job.plan, chosen, job.subject.fillers, device=job.device, **networks)
+    fillers = job.subject.fillers
+    parts = score_parts(job.plan, chosen, fillers, device=job.device, composited=(PROGRESSIVE,), **networks)
     try:
         for number, part in zip(wanted, parts, strict=True):
             write_part(job.parts_url, number, part)

@@ -127,6 +127,7 @@ def score_images(
     device: torch.device | str = "cpu",
     perceptual: Mapping[str, Callable[[Comparison], Tensor]] | None = None,
     inceptions: Mapping[str, Inception] | None = None,
+    composited: Sequence[str] = (),
     clock: Clock | None = None,
 ) -> Part:
     """Every score that the plan wants of these photographs.
@@ -138,6 +139,7 @@ def score_images(
         device: where filling and scoring run.
         perceptual: further metrics by name.
         inceptions: feature networks by flavour, (image, how to resize) to [B, D].
+        composited: fillers whose prediction is a composite already; they have no raw scores.
         clock: takes the time of `model` and `metrics`, waiting for the device.
 
     Raises:
@@ -160,7 +162,7 @@ def score_images(
             with clock("metrics"):
                 numbers = _measure(scenes[0].variants, predicted, truth, mask, perceptual or {})
                 features.add(subject, scenes, truth, composite(truth, predicted, mask))
-            scores += _answers(subject, scenes, numbers)
+            scores += _answers(subject, scenes, numbers, raw=subject not in composited)
     return Part(scores, dict(truths), dict(features.found))
 
 
@@ -257,11 +259,15 @@ def _same(seen: list[Comparison], new: Comparison) -> Comparison:
     return new
 
 
-def _answers(subject: str, scenes: list[Scene], numbers: Mapping[Variant, list[float]]) -> Iterator[Score]:
+def _answers(
+    subject: str, scenes: list[Scene], numbers: Mapping[Variant, list[float]], *, raw: bool
+) -> Iterator[Score]:
     for place, scene in enumerate(scenes):
         ratio = float(scene.mask.mean())
         for share, pair in scene.asked:
             for column in share.columns:
+                if column.image == "raw" and not raw:
+                    continue
                 value = numbers[variant_of(column)][place]
                 yield Score(
                     subject, share.protocol.name, pair.bin, pair.image, pair.mask, ratio, column.name, value

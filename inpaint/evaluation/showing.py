@@ -168,7 +168,7 @@ def interval_text(protocol: Protocol, column: str, cell: Estimate) -> str:
 
 def _grids(title: str, protocol: Protocol, tables: Mapping[str, Table], width: int) -> list[RichTable]:
     """The table, cut into as many as its columns need."""
-    columns = list(next(iter(tables.values()))[ALL])
+    columns = list(dict.fromkeys(column for table in tables.values() for column in table[ALL]))
     room = width - 15 - (max(map(len, tables)) + 3 if len(tables) > 1 else 0)
     groups: list[list[str]] = [[]]
     used = 0

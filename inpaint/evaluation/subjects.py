@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from inpaint import checkpoints, storage
+from inpaint.checkpoints.layout import find
 from inpaint.checkpoints.loading import load_settings
 from inpaint.config.base import suggest
 from inpaint.config.evaluation import EvaluationRequest
@@ -88,7 +89,7 @@ def _baseline(name: str, *, progressive: bool) -> Subject:
 
 def _checkpoint(request: EvaluationRequest, device: torch.device | str) -> Subject:
     place = checkpoints.run_url(request.subject, root=request.root)
-    info = _best(place, request.best) if request.best else checkpoints.find(place)
+    info = _best(place, request.best) if request.best else find(place)
     run = load_settings(info)
     method = checkpoints.load_method(info.url, device)
     about = {

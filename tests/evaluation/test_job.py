@@ -87,6 +87,8 @@ def test_progressive_and_one_shot_are_scored_on_the_same_pairs_and_their_differe
     means = [result.tables[way]["inp-v1"]["50-60"]["psnr"].mean for way in ("progressive", "one-shot")]
     assert gain.mean == pytest.approx(means[0] - means[1])
     assert gain.n == 4
+    assert "psnr@raw" in result.tables["one-shot"]["inp-v1"]["all"]
+    assert "psnr@raw" not in result.tables["progressive"]["inp-v1"]["all"]  # it is a composite already
 
 
 def test_masks_from_files_need_a_polarity_and_are_loaded_as_each_protocol_says(tmp_path):
