@@ -61,7 +61,8 @@ def with_file(path, *assignments):
     run = load_run("isfrnet-celeba", assignments=[
         f"method.psp.checkpoint={path}", "data.image_size=64", "method.width=8", "method.sfr_width=8",
         "method.levels=6", "method.discriminator_width=8", "method.sfr_weights.perceptual=0",
-        "method.sfr_weights.style=0", "method.prior_weights.perceptual=0", "training.compile=false", *STEPS, *NO_PRIOR, *assignments,
+        "method.sfr_weights.style=0", "method.prior_weights.perceptual=0", "training.compile=false",
+        *STEPS, *NO_PRIOR, *assignments,
     ])  # fmt: skip
     torch.manual_seed(0)
     return run, build_method(run)
