@@ -1,4 +1,4 @@
-"""The chart rendered by Helm's own library over all value files: invariants, schema, the runtime it writes, its guards."""
+"""The chart rendered by Helm's own library over all value files: invariants, schema, the runtime it writes, guards."""
 
 import json
 import re
@@ -338,11 +338,13 @@ def test_a_spot_group_of_the_standing_cluster_drains():
 @pytest.mark.parametrize(
     "values",
     [
-        {"imagee": {}}, {"image": {"tagg": "x"}}, {"image": {"digest": "sha256:short"}}, {"image": {"pullPolicy": "Maybe"}},
+        {"imagee": {}}, {"image": {"tagg": "x"}}, {"image": {"digest": "sha256:short"}},
+        {"image": {"pullPolicy": "Maybe"}},
         {"submissionMode": "SidecarMode"}, {"submissionMode": "Bogus"}, {"runAsUser": 0}, {"head": {"memory": "2GiB"}},
         {"head": {"memory": 8}}, {"head": {"cpus": 0}}, {"head": {"labels": {"ray.io/node-type": "x"}}},
         {"head": {"extraVolumes": [{"name": "x", "hostPath": {"path": "/"}}]}}, {"queue": {"kind": "kueue"}},
-        {"queue": {"kind": "none", "name": "x"}}, {"queue": {"kind": "kueue", "name": "x"}, "autoscaler": {"enabled": True}},
+        {"queue": {"kind": "none", "name": "x"}},
+        {"queue": {"kind": "kueue", "name": "x"}, "autoscaler": {"enabled": True}},
         {"env": {"WANDB_API_KEY": "x"}}, {"head": {"extraEnv": [{"name": "MY_TOKEN", "value": "x"}]}},
         {"s3": {"secretKey": "x"}}, {"s3": {"endpoint": "https://user:pw@host"}}, {"wandb": {"apiKey": "x"}},
         {"workerGroups": {"gpu": {"gpu": 1}}}, {"workerGroups": {"tpu": {"gpus": 1}}}, {"workerGroups": {"Big": {}}},

@@ -46,7 +46,7 @@ def test_every_base_is_pinned_by_a_digest_argument():
 
 def test_it_is_built_in_stages_and_only_the_environment_is_taken_over():
     assert list(stages())[1:] == ["base-cuda", "base-cpu", "base", "build", "final"]
-    assert [text for text in texts("final", "COPY")] == ["--from=build /opt/inpaint /opt/inpaint"]
+    assert texts("final", "COPY") == ["--from=build /opt/inpaint /opt/inpaint"]
 
 
 def test_the_last_stage_runs_as_1000_and_not_as_root():

@@ -19,7 +19,9 @@ from urllib.parse import parse_qs, urlsplit
 
 import yaml
 
-PATH = re.compile(r"/(?:api/v1|apis/(?P<group>[^/]+)/[^/]+)/namespaces/(?P<namespace>[^/]+)/(?P<kind>[a-z]+)(?:/(?P<name>[^/]+))?(?P<log>/log)?$")  # noqa: E501
+PATH = re.compile(
+    r"/(?:api/v1|apis/(?P<group>[^/]+)/[^/]+)/namespaces/(?P<namespace>[^/]+)/(?P<kind>[a-z]+)(?:/(?P<name>[^/]+))?(?P<log>/log)?$"
+)
 KINDS = {"rayjobs": "RayJob", "rayclusters": "RayCluster", "configmaps": "ConfigMap", "pods": "Pod", "events": "Event"}
 SPEC_FIELDS = {
     "entrypoint", "submissionMode", "backoffLimit", "activeDeadlineSeconds", "preRunningDeadlineSeconds", "suspend",
@@ -67,7 +69,8 @@ class ApiServer:
     def fail(self, pattern, status, message="", *, reason="", causes=(), times=1, **details):
         """Answer the next requests that match with a Status."""
         status_object = {
-            "kind": "Status", "apiVersion": "v1", "status": "Failure", "code": status, "reason": reason, "message": message,
+            "kind": "Status", "apiVersion": "v1", "status": "Failure", "code": status, "reason": reason,
+            "message": message,
             "details": {**details, "causes": list(causes)},
         }  # fmt: skip
         self.faults += [(pattern, (status, status_object))] * times

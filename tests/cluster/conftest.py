@@ -4,6 +4,7 @@ import socket
 
 import pytest
 
+from inpaint import storage
 from inpaint.cluster.client import connect
 from inpaint.cluster.manifest import build
 from inpaint.cluster.runtime import Runtime
@@ -48,7 +49,9 @@ def make_run():
 @pytest.fixture
 def make_manifests(make_run, runtime):
     def make(name="paris", *settings, **options):
-        return build(train_task(make_run(name, *settings)), options.pop("runtime", runtime), namespace="training", **options)
+        return build(
+            train_task(make_run(name, *settings)), options.pop("runtime", runtime), namespace="training", **options
+        )
 
     return make
 
@@ -58,3 +61,16 @@ def closed_port():
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return listener.getsockname()[1]
+
+
+@pytest.fixture
+def store(monkeypatch, tmp_path):
+    """The run's store, as a folder: `s3://lab/inpaint` lies under tmp_path."""
+    for name in ("exists", "stat", "list_folders", "list_objects", "read_bytes", "write_bytes"):
+        real = getattr(storage, name)
+
+        def inside(url, *args, _real=real, **kwargs):
+            return _real(url.replace("s3://", f"{tmp_path}/"), *args, **kwargs)
+
+        monkeypatch.setattr(storage, name, inside)
+    return tmp_path / "lab" / "inpaint" / "runs" / "paris"

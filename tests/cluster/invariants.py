@@ -13,7 +13,7 @@ UNITS = {"": 1, "m": 1e-3, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
 
 
 def check_pod(template):
-    """Assert PodSecurity `restricted`, equal memory, shared memory inside memory, writable places for a read-only root."""
+    """Assert PodSecurity `restricted`, equal memory, shared memory inside it, places to write under a read-only root."""
     pod = template["spec"]
     containers = pod["containers"] + pod.get("initContainers", [])
     for container in containers:
@@ -24,7 +24,16 @@ def check_pod(template):
         assert resources["requests"]["memory"] == resources["limits"]["memory"], container["name"]
     assert pod["securityContext"]["runAsNonRoot"] is True
     assert not any(pod.get(field) for field in ("hostNetwork", "hostPID", "hostIPC"))
-    allowed = {"configMap", "emptyDir", "ephemeral", "persistentVolumeClaim", "projected", "secret", "downwardAPI", "csi"}
+    allowed = {
+        "configMap",
+        "emptyDir",
+        "ephemeral",
+        "persistentVolumeClaim",
+        "projected",
+        "secret",
+        "downwardAPI",
+        "csi",
+    }
     assert all(set(volume) - {"name"} <= allowed for volume in pod["volumes"])
     mounted = {mount["mountPath"]: mount["name"] for mount in pod["containers"][0]["volumeMounts"]}
     assert {"/tmp", "/home/inpaint"} <= set(mounted)

@@ -10,39 +10,13 @@ from inpaint.cluster.following import StoreReader, ask_to_stop, follow_logs, par
 from inpaint.cluster.pods import DRIVER_LOG
 from inpaint.cluster.submission import submit
 from inpaint.errors import ClusterError
-
-RUN = {"inpaint/run": "paris", "inpaint/kind": "train"}
-
-
-def pod(name, component, phase="Running"):
-    labels = RUN | {"app.kubernetes.io/component": component}
-    if component != "submitter":
-        labels["ray.io/node-type"] = component
-    conditions = [{"type": "Ready", "status": "True"}]
-    return {"metadata": {"name": name, "labels": labels}, "status": {"phase": phase, "conditions": conditions}}
-
-
-def lines(*texts, start=0):
-    return [(f"2026-11-21T12:00:{number:02d}.000000000Z", text) for number, text in enumerate(texts, start)]
+from tests.cluster.objects import lines, pod
 
 
 @pytest.fixture
 def job(cluster, make_manifests):
     submit(cluster, make_manifests())
     return cluster.find_job("paris")
-
-
-@pytest.fixture
-def store(monkeypatch, tmp_path):
-    """The run's store, as a folder: `s3://lab/inpaint` lies under tmp_path."""
-    for name in ("exists", "stat", "list_folders", "list_objects", "read_bytes", "write_bytes"):
-        real = getattr(storage, name)
-
-        def inside(url, *args, _real=real, **kwargs):
-            return _real(url.replace("s3://", f"{tmp_path}/"), *args, **kwargs)
-
-        monkeypatch.setattr(storage, name, inside)
-    return tmp_path / "lab" / "inpaint" / "runs" / "paris"
 
 
 def test_a_watch_outlives_a_dropped_connection_and_an_expired_version(api, cluster, job):
@@ -83,7 +57,9 @@ def test_logs_fall_back_to_the_head_and_then_to_the_store(api, cluster, job, sto
     assert list(read_logs(cluster, job)) == ["from the head"]
 
     api.remove("pods", "head")
-    with pytest.raises(ClusterError, match="its pods are gone or have not started, and s3://lab/inpaint/runs/paris/logs is"):
+    with pytest.raises(
+        ClusterError, match="its pods are gone or have not started, and s3://lab/inpaint/runs/paris/logs is"
+    ):
         list(read_logs(cluster, job))
     (store / "logs").mkdir(parents=True)
     (store / "logs" / "driver-0.log").write_text("from the store\n")
@@ -181,7 +157,10 @@ def test_a_store_inside_the_cluster_cannot_be_written_from_here(cluster, job):
 
 
 def test_a_run_is_found_by_its_name_or_its_jobs(api, cluster, job):
-    api.put("rayjobs", {"metadata": {"name": "s-sweep", "labels": {"inpaint/run": "s", "inpaint/kind": "sweep"}}, "spec": {}})
+    api.put(
+        "rayjobs",
+        {"metadata": {"name": "s-sweep", "labels": {"inpaint/run": "s", "inpaint/kind": "sweep"}}, "spec": {}},
+    )
     assert resolve(cluster, "s")["metadata"]["name"] == resolve(cluster, "s-sweep")["metadata"]["name"] == "s-sweep"
     with pytest.raises(ClusterError, match="no run rome in namespace training; there: paris, s-sweep"):
         resolve(cluster, "rome")

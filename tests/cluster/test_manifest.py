@@ -19,6 +19,7 @@ from inpaint.config.sweep import SweepConfig
 from inpaint.errors import ClusterError, ConfigError
 from tests.cluster.invariants import check_grace, check_pod, pod_templates
 
+SMALL = {"memory": "1Mi"}
 RUNTIMES = {
     "default": {},
     "http": {"submissionMode": "HTTPMode"},
@@ -31,7 +32,7 @@ RUNTIMES = {
         "wandb": {"existingSecret": "wandb"},
     },
     "site": {
-        "head": {"sidecars": [{"name": "s", "image": "i", "resources": {"requests": {"memory": "1Mi"}, "limits": {"memory": "1Mi"}}}]},
+        "head": {"sidecars": [{"name": "s", "image": "i", "resources": {"requests": SMALL, "limits": SMALL}}]},
         "shutdown": {"drainSeconds": 10, "checkpointSeconds": 200},
         "image": {"reference": "r@sha256:" + "0" * 64, "pullSecrets": ["pull"]},
     },
@@ -119,7 +120,8 @@ def test_the_group_with_the_fewest_idle_gpus_is_chosen():
     runtime = Runtime.model_validate({"workerGroups": {"big": {"gpus": 8, **shape}, "one": {"gpus": 1, **shape}}})
     groups = {
         count: job_of(
-            tiny("resources.gpus_per_worker=1", f"resources.num_workers={count}", f"training.global_batch={count}"), runtime
+            tiny("resources.gpus_per_worker=1", f"resources.num_workers={count}", f"training.global_batch={count}"),
+            runtime,
         )["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]["groupName"]
         for count in (1, 8)
     }  # fmt: skip
@@ -203,7 +205,9 @@ def test_secrets_are_named_and_only_where_they_are_needed():
     named = {}
     for name, template in pod_templates(job_of(tiny(), runtime)):
         env = template["spec"]["containers"][0]["env"]
-        named[name] = {entry["name"]: entry["valueFrom"]["secretKeyRef"]["name"] for entry in env if "valueFrom" in entry}
+        named[name] = {
+            entry["name"]: entry["valueFrom"]["secretKeyRef"]["name"] for entry in env if "valueFrom" in entry
+        }
     assert named["head"] == named["cpu"] == {
         "AWS_ACCESS_KEY_ID": "keys", "AWS_SECRET_ACCESS_KEY": "keys", "WANDB_API_KEY": "wandb",
     }  # fmt: skip
@@ -233,7 +237,8 @@ def test_every_setting_of_a_shape_reaches_its_pod():
         "initContainers": [{"name": "i", "image": "i"}], "sidecars": [{"name": "side", "image": "i"}],
     }  # fmt: skip
     runtime = Runtime.model_validate(
-        {"head": shape, "submitter": shape, "workerGroups": {"cpu": {"cpus": 2, "memory": "4Gi", "shm": "1Gi", **shape}}}
+        {"head": shape, "submitter": shape,
+         "workerGroups": {"cpu": {"cpus": 2, "memory": "4Gi", "shm": "1Gi", **shape}}}
     )  # fmt: skip
     for name, template in pod_templates(job_of(tiny(), runtime)):
         pod, metadata = template["spec"], template["metadata"]
@@ -319,7 +324,9 @@ def _strict(node):
         return node
     node = {key: value if key == "enum" else _strict(value) for key, value in node.items() if key != "default"}
     if node.pop("x-kubernetes-int-or-string", False):
-        node = {key: value for key, value in node.items() if key not in ("type", "anyOf")} | {"type": ["integer", "string"]}
+        node = {key: value for key, value in node.items() if key not in ("type", "anyOf")} | {
+            "type": ["integer", "string"]
+        }
     keep = node.pop("x-kubernetes-preserve-unknown-fields", False)
     if node.pop("nullable", False) and "type" in node:
         node["type"] = [node["type"], "null"]

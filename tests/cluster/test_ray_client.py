@@ -190,7 +190,9 @@ def test_a_real_ray_with_a_token_takes_runs_gives_logs_and_stops(tmp_path, make_
     module = tmp_path / "code" / "ray_jobs"
     module.mkdir(parents=True)
     (module / "__init__.py").touch()
-    (module / "train.py").write_text("import sys, time\nprint(open(sys.argv[1]).read()[:12], flush=True)\ntime.sleep(600)\n")
+    (module / "train.py").write_text(
+        "import sys, time\nprint(open(sys.argv[1]).read()[:12], flush=True)\ntime.sleep(600)\n"
+    )
     ports = [_free_port() for _ in range(5)]
     env = os.environ | {
         "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "x" * 32, "PYTHONPATH": str(module.parent), "HOME": str(tmp_path),
@@ -198,7 +200,8 @@ def test_a_real_ray_with_a_token_takes_runs_gives_logs_and_stops(tmp_path, make_
     ray = str(__import__("pathlib").Path(sys.executable).parent / "ray")
     head = subprocess.Popen(
         [ray, "start", "--head", "--block", "--num-cpus=1", f"--temp-dir=/tmp/r{ports[0]}", f"--port={ports[0]}",
-         f"--dashboard-port={ports[1]}", f"--dashboard-agent-listen-port={ports[2]}", f"--ray-client-server-port={ports[3]}",
+         f"--dashboard-port={ports[1]}", f"--dashboard-agent-listen-port={ports[2]}",
+         f"--ray-client-server-port={ports[3]}",
          f"--metrics-export-port={ports[4]}", "--object-store-memory=100000000", "--disable-usage-stats"],
         env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip

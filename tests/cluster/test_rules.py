@@ -14,7 +14,11 @@ GROUP = {"groupName": "g", "replicas": 1, "minReplicas": 1, "maxReplicas": 1, "r
 
 
 def job(name="good", **spec):
-    cluster = {"rayVersion": "2.60.0", "headGroupSpec": {"rayStartParams": {}, "template": POD}, "workerGroupSpecs": [GROUP]}
+    cluster = {
+        "rayVersion": "2.60.0",
+        "headGroupSpec": {"rayStartParams": {}, "template": POD},
+        "workerGroupSpecs": [GROUP],
+    }
     cluster = cluster | spec.pop("cluster", {})
     whole = {"entrypoint": "true", "rayClusterSpec": cluster} | spec
     return copy.deepcopy({"metadata": {"name": name}, "spec": {k: v for k, v in whole.items() if v is not None}})
@@ -51,15 +55,18 @@ BAD = [
     (job(deletionStrategy=rules(("DeleteSelf", DONE | FAILED))), "exactly one of jobStatus"),
     (job(deletionStrategy=rules(("DeleteSelf", DONE | {"ttlSeconds": -1}))), "negative ttlSeconds"),
     (job(deletionStrategy=rules(("DeleteSelf", DONE), ("DeleteSelf", DONE))), "repeats DeleteSelf"),
-    (job(deletionStrategy=rules(("DeleteCluster", DONE), ("DeleteWorkers", DONE | {"ttlSeconds": 9}))), "must go before"),
-    (job(deletionStrategy=rules(("DeleteSelf", FAILED), ("DeleteCluster", FAILED | {"ttlSeconds": 9}))), "must go before"),
+    (job(deletionStrategy=rules(("DeleteCluster", DONE), ("DeleteWorkers", DONE | {"ttlSeconds": 9}))),
+     "must go before"),
+    (job(deletionStrategy=rules(("DeleteSelf", FAILED), ("DeleteCluster", FAILED | {"ttlSeconds": 9}))),
+     "must go before"),
     (job(deletionStrategy=rules(("DeleteWorkers", DONE)), cluster=SCALING), "not possible with the autoscaler"),
     (job(rayClusterSpec=None), "one of rayClusterSpec and clusterSelector"),
     (job(clusterSelector={"x": "y"}), "needs ray.io/cluster"),
     (job(clusterSelector={"ray.io/cluster": "c"}, suspend=True, shutdownAfterJobFinishes=True), "cannot be suspended"),
     (job(clusterSelector={"ray.io/cluster": "c"}, backoffLimit=1), "allows no backoffLimit"),
     (job(clusterSelector={"ray.io/cluster": "c"}, submissionMode="SidecarMode"), "not possible in SidecarMode"),
-    (job(clusterSelector={"ray.io/cluster": "c"}, deletionStrategy=rules(("DeleteCluster", DONE))), "with clusterSelector"),
+    (job(clusterSelector={"ray.io/cluster": "c"}, deletionStrategy=rules(("DeleteCluster", DONE))),
+     "with clusterSelector"),
     (job(submissionMode="InteractiveMode", backoffLimit=1), "InteractiveMode allows no backoffLimit"),
     (job(submissionMode="SidecarMode", submitterPodTemplate=POD), "allows no submitterPodTemplate"),
     (job(submissionMode="SidecarMode", submitterConfig={}), "allows no submitterConfig"),
@@ -86,7 +93,8 @@ BAD = [
     (job(cluster=group(priority=1) | SCALING | {"rayVersion": "2.55.0"}), "sets priority"),
     (job(cluster=group(suspend=True) | SCALING), "cannot be suspended"),
     (job(cluster=SCALING | {"autoscalerOptions": {"idleTimeoutSeconds": -1}}), "must not be negative"),
-    (job(cluster=SCALING | {"autoscalerOptions": {"env": [{"name": "KUBERAY_GEN_AUTOSCALER_START_CMD"}]}}), "must not set"),
+    (job(cluster=SCALING | {"autoscalerOptions": {"env": [{"name": "KUBERAY_GEN_AUTOSCALER_START_CMD"}]}}),
+     "must not set"),
     (job(cluster=SCALING | group(template={"spec": POD["spec"] | {"restartPolicy": "Always"}})), "restartPolicy Never"),
     (job(cluster={"headGroupSpec": {"template": {"spec": {"containers": [{"env": [{"name": "RAY_REDIS_ADDRESS"}]}]}}}}),
      "needs gcsFaultToleranceOptions"),
@@ -102,7 +110,11 @@ GOOD = [
     job("n" * 47),
     job(submissionMode="HTTPMode"),
     job(suspend=True, shutdownAfterJobFinishes=True, ttlSecondsAfterFinished=5),
-    job(deletionStrategy=rules(("DeleteWorkers", FAILED), ("DeleteCluster", FAILED | {"ttlSeconds": 9}), ("DeleteSelf", DONE))),
+    job(
+        deletionStrategy=rules(
+            ("DeleteWorkers", FAILED), ("DeleteCluster", FAILED | {"ttlSeconds": 9}), ("DeleteSelf", DONE)
+        )
+    ),
     job(deletionStrategy={"onSuccess": {"policy": "DeleteSelf"}, "onFailure": {"policy": "DeleteWorkers"}}),
     job(clusterSelector={"ray.io/cluster": "c"}, rayClusterSpec=None),
     job(cluster=group(idleTimeoutSeconds=5, priority=2, minReplicas=None) | SCALING),

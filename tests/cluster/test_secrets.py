@@ -33,7 +33,9 @@ def test_a_secret_is_found_wherever_it_lies_and_never_repeated(value):
     assert "tracking.entity" in str(error.value)
 
 
-@pytest.mark.parametrize("name", ["password", "WANDB_API_KEY", "aws_secret_access_key", "s3.secretAccessKey", "HF_TOKEN"])
+@pytest.mark.parametrize(
+    "name", ["password", "WANDB_API_KEY", "aws_secret_access_key", "s3.secretAccessKey", "HF_TOKEN"]
+)
 def test_a_name_that_says_secret_is_enough(name):
     assert list(find_secrets({name: "short"}))
     assert list(find_secrets([{"name": name, "value": "short"}]))

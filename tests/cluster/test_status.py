@@ -73,8 +73,10 @@ def told(seen, progress=AT_500):
          "the entry point failed: TrainingError: loss is nan", True),
         (Seen(job("Failed", "", reason="PreRunningDeadlineExceeded")), "failed", "preRunningDeadlineSeconds", True),
         (Seen(job("Failed", "RUNNING", reason="DeadlineExceeded")), "failed", "activeDeadlineSeconds", True),
-        (Seen(job("Failed", "RUNNING", reason="SubmissionFailed"), None, [HEAD]), "failed", "driver may still run", True),
-        (Seen(job("Failed", "SUCCEEDED", reason="SubmissionFailed")), "succeeded", "although KubeRay says Failed", True),
+        (Seen(job("Failed", "RUNNING", reason="SubmissionFailed"), None, [HEAD]), "failed",
+         "driver may still run", True),
+        (Seen(job("Failed", "SUCCEEDED", reason="SubmissionFailed")), "succeeded",
+         "although KubeRay says Failed", True),
         (Seen(job("Teleporting")), "teleporting", "which this version does not know", False),
     ],
 )  # fmt: skip
@@ -110,7 +112,13 @@ def test_a_sequence_of_a_lost_head_never_looks_finished():
     """What a live control plane showed: the head is killed, a new submitter comes 20 s later, failed stays 0."""
     running, gone = job("Running", "RUNNING", failed=0), pod("head", "head", phase="Failed", ready=False)
     fresh = pod("head-2", "head", age=1)
-    sequence = [(running, [HEAD]), (running, [gone]), (running, []), (running, [fresh]), (job("Complete", "SUCCEEDED"), [])]
+    sequence = [
+        (running, [HEAD]),
+        (running, [gone]),
+        (running, []),
+        (running, [fresh]),
+        (job("Complete", "SUCCEEDED"), []),
+    ]
     states = [told(Seen(each, OLD_CLUSTER, pods), Progress(1000, 1000))[0] for each, pods in sequence]
     assert states == ["running", "head lost", "head lost", "running", "succeeded"]
 
@@ -149,7 +157,8 @@ def event(message, reason="FailedCreate"):
         ([unscheduled("0/5 nodes are available: 2 node(s) had untolerated taint {a: b}")], [], "untolerated taint"),
         ([unscheduled("", "SchedulingGated")], [], "queue has not admitted"),
         ([waiting("ImagePullBackOff", "Back-off pulling image")], [], "cannot pull lab/x:1"),
-        ([waiting("CreateContainerConfigError", 'secret "keys" not found')], [], 'misses a Secret or ConfigMap: secret "keys"'),
+        ([waiting("CreateContainerConfigError", 'secret "keys" not found')], [],
+         'misses a Secret or ConfigMap: secret "keys"'),
         ([waiting("CrashLoopBackOff")], [], "keeps crashing"),
         ([waiting("", lastState={"terminated": {"reason": "OOMKilled"}})], [], "ran out of memory"),
         ([], [event('pods "x" is forbidden: exceeded quota: gpus, requested: 8, used: 4, limited: 8')],

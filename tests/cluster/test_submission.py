@@ -134,7 +134,12 @@ def test_a_job_that_never_goes_away_is_said_so(cluster, api, make_manifests):
         (422, "Invalid", "bad", "the server refuses spec.rayClusterSpec: must be set"),
         (403, "Forbidden", "rayjobs.ray.io is forbidden: User x cannot create", "ask for the chart's submitter role"),
         (401, "Unauthorized", "Unauthorized", "log in again"),
-        (400, "BadRequest", 'strict decoding error: unknown field "spec.entryPoint"', 'unknown field "spec.entryPoint"'),
+        (
+            400,
+            "BadRequest",
+            'strict decoding error: unknown field "spec.entryPoint"',
+            'unknown field "spec.entryPoint"',
+        ),
     ],
 )
 def test_a_refusal_is_one_sentence(cluster, api, make_manifests, status, reason, message, words):
