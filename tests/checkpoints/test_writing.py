@@ -1,0 +1,263 @@
+"""A checkpoint is whole or it is not there, whatever the store does meanwhile."""
+
+import errno
+import json
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from inpaint import checkpoints, storage
+from inpaint.checkpoints import CheckpointWriter, writing
+from inpaint.errors import CheckpointError, StorageError
+from inpaint.storage import disk
+from ray_jobs.toy import toy_run
+
+
+def state(step=1, size=3):
+    """A small state with everything a trainer's may hold."""
+    values = torch.arange(2.0 * size * 4 * 5).reshape(2, size, 4, 5) + step
+    weights = {"conv.weight": values.to(memory_format=torch.channels_last), "count": torch.tensor(step)}
+    moments = {0: {"step": torch.tensor(float(step)), "exp_avg": -values}}
+    return {
+        "networks": {"generator": weights, "discriminator": {"bias": values[0, 0].bfloat16()}},
+        "trainer": {"step": step, "optimizers": {"generator": {"state": moments, "groups": [{"betas": (0.0, 0.9)}]}}},
+        "position": {"skipped": 0},
+    }
+
+
+def same(one, other):
+    if isinstance(one, torch.Tensor):
+        return one.dtype == other.dtype and torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(same, one, other))
+    return one == other
+
+
+@pytest.fixture
+def run(tmp_path):
+    return toy_run(tmp_path, "a", "checkpoints.keep_last=2", "checkpoints.keep_best=1")
+
+
+@pytest.fixture
+def writer(run):
+    return CheckpointWriter(run, inference_networks=("generator",), patience_seconds=5)
+
+
+@pytest.fixture
+def _quick(monkeypatch):
+    monkeypatch.setattr(writing, "PAUSE_SECONDS", (0.05, 0.1))
+
+
+def save(writer, step, metrics=None, **options):
+    """Save and wait; whether it was taken on."""
+    taken = writer.save(step, state(step), metrics or {}, **options)
+    writer.close()
+    return taken
+
+
+def test_a_state_comes_back_as_it_was_given(run, writer):
+    given = state(7)
+    writer.save(7, given, {"psnr": 20.0})
+    given["networks"]["generator"]["conv.weight"].zero_()  # training goes on while it is written
+    writer.close()
+
+    assert same(checkpoints.load_state(run.url), state(7))
+
+
+def test_weights_are_files_that_the_safetensors_library_reads(run, writer):
+    save(writer, 7)
+
+    folder = storage.local_path(checkpoints.latest(run.url).url) / "networks"
+
+    assert same(load_file(folder / "generator.safetensors"), state(7)["networks"]["generator"])
+    assert same(load_file(folder / "discriminator.safetensors"), state(7)["networks"]["discriminator"])
+
+
+def test_training_state_loads_without_running_code(run, writer):
+    save(writer, 7)
+
+    path = storage.local_path(checkpoints.latest(run.url).url) / "trainer.pt"
+
+    assert torch.load(path, weights_only=True)["trainer"]["step"] == 7
+
+
+def test_the_manifest_is_written_last_and_names_size_and_checksum_of_every_file(run, writer, monkeypatch):
+    written = []
+    for name in ("upload", "write_bytes"):
+        monkeypatch.setattr(disk, name, noting(getattr(disk, name), written, place=1 if name == "upload" else 0))
+
+    save(writer, 7, history=b"{}\n")
+
+    info = checkpoints.latest(run.url)
+    assert written[-1] == storage.join(info.url, "manifest.json")
+    assert set(info.files) == {
+        "networks/generator.safetensors", "networks/discriminator.safetensors", "trainer.pt", "run.yaml", "metrics.json"
+    }  # fmt: skip
+    for name, entry in info.files.items():
+        path = storage.local_path(info.url) / name
+        assert (entry["bytes"], entry["sha256"]) == (path.stat().st_size, storage.sha256_file(path))
+
+
+def noting(function, seen, *, place):
+    def noted(*arguments, **options):
+        seen.append(str(arguments[place]))
+        return function(*arguments, **options)
+
+    return noted
+
+
+@pytest.mark.parametrize("harm", ["no manifest", "a file missing", "a file cut"])
+def test_a_half_written_checkpoint_is_never_listed(run, writer, harm):
+    save(writer, 7)
+    save(writer, 8)
+    folder = storage.local_path(checkpoints.latest(run.url).url)
+    if harm == "no manifest":
+        (folder / "manifest.json").unlink()
+    elif harm == "a file missing":
+        (folder / "trainer.pt").unlink()
+    else:
+        with (folder / "trainer.pt").open("r+b") as file:
+            file.truncate(10)
+
+    assert [info.step for info in checkpoints.list_checkpoints(run.url)] == [7]
+
+
+def test_a_file_altered_in_place_is_found_when_it_is_loaded(run, writer):
+    save(writer, 7)
+    path = storage.local_path(checkpoints.latest(run.url).url) / "networks" / "generator.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+    with pytest.raises(CheckpointError, match="generator.safetensors is missing or not what its manifest says"):
+        checkpoints.load_state(run.url)
+
+
+def test_the_newest_and_the_best_are_kept_and_the_remains_of_others_removed(run, writer):
+    for step, psnr in ((1, 21.0), (2, 25.0), (3, 22.0), (4, 20.0), (5, None)):
+        save(writer, step, {} if psnr is None else {"psnr": psnr})
+
+    assert [info.step for info in checkpoints.list_checkpoints(run.url)] == [2, 4, 5]
+    assert storage.list_folders(storage.join(run.url, "checkpoints")) == ["0000000002", "0000000004", "0000000005"]
+    assert checkpoints.best(run.url, "psnr").step == 2
+
+
+def test_where_lower_is_better_the_lowest_is_kept_and_found(tmp_path):
+    run = toy_run(tmp_path, "a", "checkpoints.keep_best=1", "checkpoints.metric=l1", "checkpoints.mode=min")
+    writer = CheckpointWriter(run)
+    for step, l1 in ((1, 3.0), (2, 1.0), (3, 2.0)):
+        save(writer, step, {"l1": l1})
+
+    assert [info.step for info in checkpoints.list_checkpoints(run.url)] == [2, 3]
+    assert checkpoints.best(run.url, "l1").step == 2
+
+
+def test_the_best_by_an_unknown_score_says_which_scores_there_are(run, writer):
+    save(writer, 1, {"psnr": 20.0, "ssim": 0.5})
+
+    with pytest.raises(CheckpointError, match="no checkpoint has lpips; scores there: psnr, ssim"):
+        checkpoints.best(run.url, "lpips")
+
+
+class Away:
+    """A store in which nothing can be written until it is back."""
+
+    def __init__(self, monkeypatch, error=None):
+        self.away, self.tries = True, 0
+        self.error = error or StorageError("the store does not answer")
+        for name in ("upload", "write_bytes"):
+            monkeypatch.setattr(disk, name, self.refusing(getattr(disk, name)))
+
+    def refusing(self, function):
+        def refused(*arguments, **options):
+            if self.away:
+                self.tries += 1
+                raise self.error
+            return function(*arguments, **options)
+
+        return refused
+
+
+@pytest.mark.usefixtures("_quick")
+def test_training_goes_on_while_the_store_is_away_and_the_upload_is_repeated(run, writer, monkeypatch, caplog):
+    save(writer, 1)
+    store = Away(monkeypatch)
+
+    began = time.monotonic()
+    assert writer.save(2, state(2), {})
+    while store.tries < 3:
+        time.sleep(0.01)
+    assert not writer.save(3, state(3), {})  # left out, and said so: step 2 still waits
+    assert time.monotonic() - began < 2
+    store.away = False
+    writer.close()
+
+    assert same(checkpoints.load_state(run.url), state(2))
+    assert "checkpoint at step 3 left out" in caplog.text
+    assert save(writer, 4)
+
+
+@pytest.mark.usefixtures("_quick")
+def test_a_store_that_stays_away_ends_the_run_with_its_last_checkpoint_intact(run, monkeypatch):
+    writer = CheckpointWriter(run, patience_seconds=0.3)
+    save(writer, 1)
+    Away(monkeypatch)
+
+    writer.save(2, state(2), {})
+    with pytest.raises(CheckpointError, match=r"step 2 could not be written for \d+ s: the store does not answer"):
+        writer.close()
+
+    assert same(checkpoints.load_state(run.url), state(1))
+
+
+@pytest.mark.usefixtures("_quick")
+def test_a_full_disk_ends_the_run_with_a_clear_error_and_the_last_checkpoint_intact(run, monkeypatch):
+    writer = CheckpointWriter(run, patience_seconds=0.1)
+    save(writer, 1)
+
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    writer.save(2, state(2), {})
+    with pytest.raises(CheckpointError, match=r"No space left on device.*free space under .* or set TMPDIR"):
+        writer.close()
+
+    assert same(checkpoints.load_state(run.url), state(1))
+
+
+def test_a_process_that_lost_the_run_leaves_no_valid_checkpoint(run):
+    rights = iter([None, CheckpointError("taken over")])
+
+    def may_write():
+        if error := next(rights):
+            raise error
+
+    writer = CheckpointWriter(run, may_write=may_write)
+    writer.save(1, state(), {})
+    with pytest.raises(CheckpointError, match="taken over"):
+        writer.close()
+
+    assert checkpoints.list_checkpoints(run.url) == []
+
+
+def test_a_checkpoint_written_again_at_the_same_step_replaces_the_first(run, writer):
+    save(writer, 1, {"psnr": 1.0})
+    save(writer, 1, {"psnr": 2.0})
+
+    (info,) = checkpoints.list_checkpoints(run.url)
+    assert info.metrics == {"psnr": 2.0}
+    assert json.loads(storage.read_bytes(storage.join(info.url, "metrics.json"))) == {"psnr": 2.0}
+
+
+def test_an_unknown_format_is_refused_with_what_to_do(run, writer):
+    save(writer, 1)
+    place = storage.join(checkpoints.latest(run.url).url, "manifest.json")
+    storage.write_bytes(place, json.dumps(json.loads(storage.read_bytes(place)) | {"format": 2}).encode())
+
+    with pytest.raises(CheckpointError, match="format 2, this version reads 1; update inpaint"):
+        checkpoints.list_checkpoints(run.url)
