@@ -1,0 +1,94 @@
+"""What a sweep's records say, on records with answers worked by hand."""
+
+import csv
+import io
+
+import pytest
+from scipy.stats import spearmanr
+
+from inpaint.config.sweep import load_sweep
+from inpaint.sweep.analysis import axis_of, importance, pareto_front, ranked, spearman, spread
+from inpaint.sweep.report import rank_agreement, report_sweep
+from inpaint.sweep.trials import Record, begin, planned, write_record
+
+PRINTED_PSNR = [24.06, 23.68, 22.65, 23.13, 23.60, 23.45, 23.88, 21.99, 22.92, 23.01]  # ISNet, Table 1
+
+
+@pytest.fixture
+def sweep():
+    return load_sweep("isnet-loss-weights", budget="tiny", assignments=["settings.data.dataset=photos", "trials=10"])
+
+
+def made(sweep, scores, status="finished"):
+    return {
+        trial.id: Record(trial.id, trial.label, trial.values, trial.seed, status, 40, metrics, 60.0)
+        for trial, metrics in zip(planned(sweep), scores, strict=False)
+    }
+
+
+def test_rank_correlation_equals_scipys_with_ties():
+    first, second = [1.0, 2.0, 2.0, 5.0, 4.0], [3.0, 1.0, 2.0, 9.0, 9.0]
+    found = spearman(first, second)
+    assert found.value == pytest.approx(spearmanr(first, second).statistic)
+    assert found.low <= found.value <= found.high
+
+
+def test_rank_correlation_of_two_pairs_or_of_a_constant_does_not_exist():
+    assert spearman([1.0, 2.0], [1.0, 2.0]) is None
+    assert spearman([1.0, 2.0, 3.0], [5.0, 5.0, 5.0]) is None
+
+
+def test_scores_in_the_printed_order_agree_fully_with_the_paper(sweep):
+    records = made(sweep, [{"psnr": score - 3, "l1": 5.0} for score in PRINTED_PSNR])
+    found = rank_agreement(sweep, records, "psnr")
+    assert found.value == pytest.approx(1.0)
+    assert found.n == 10
+
+
+def test_a_diverged_trial_counts_in_no_ranking(sweep):
+    records = made(sweep, [{"psnr": 30.0}], status="diverged") | made(sweep, [{}, {"psnr": 1.0}, {"psnr": 2.0}])
+    assert [record.id for record in ranked(records, sweep)] == ["002", "001"]
+
+
+def test_the_front_holds_what_nothing_beats(sweep):
+    scores = [{"psnr": 20, "l1": 5}, {"psnr": 22, "l1": 6}, {"psnr": 19, "l1": 5}, {"psnr": 22, "l1": 7}]
+    front = pareto_front(made(sweep, scores), {"psnr": "max", "l1": "min"})
+    assert [record.id for record in front] == ["001", "000"]
+
+
+def test_a_weight_that_orders_the_scores_is_the_most_important(sweep):
+    trials = planned(sweep)
+    order = sorted(trials, key=lambda trial: trial.values["method.weights.style"])
+    scores = [{"psnr": float(order.index(trial))} for trial in trials]
+    found = importance(made(sweep, scores), sweep)
+    assert next(iter(found)) == "method.weights.style"
+    assert found["method.weights.style"] == pytest.approx(1.0)
+
+
+def test_spread_over_seeds_is_the_sample_deviation():
+    sweep = load_sweep("isnet-ablation", budget="tiny", assignments=["seeds=[0, 1]"])
+    records = made(sweep, [{"psnr": 20.0}, {"psnr": 22.0}])
+    assert spread(records, "psnr") == {"Table 2, row 1": (21.0, pytest.approx(2**0.5), 2)}
+
+
+def test_a_log_uniform_axis_has_its_geometric_middle_in_the_middle(sweep):
+    assert axis_of(sweep, "method.weights.l1", 30**0.5) == pytest.approx(0.5)
+
+
+def test_the_report_shows_printed_beside_ours_in_three_forms(sweep, tmp_path):
+    begin(sweep, root=str(tmp_path))
+    for record in made(sweep, [{"psnr": s - 3, "l1": 7.25, "generator/l1": 0.5} for s in PRINTED_PSNR]).values():
+        write_record(sweep, record, root=str(tmp_path))
+    report = report_sweep(sweep.name, root=str(tmp_path))
+    assert "| 1 | 48.08 | 5.412 | 15.97 | 40.15 | 0.1181 | 24.06 | 21.06 | 4.445 | 7.25 |" in report.markdown
+    assert "Spearman's rank correlation of psnr, printed against ours: +1.00" in report.markdown
+    assert "http" not in report.html.replace("http://www.w3.org", "")
+    rows = list(csv.DictReader(io.StringIO(report.csv)))
+    assert float(rows[0]["psnr"]) == pytest.approx(21.06)
+    assert rows[9]["point"] == "Table 1, row 10"
+
+
+def test_random_feature_weights_are_marked_in_the_report(tmp_path):
+    sweep = load_sweep("isnet-loss-weights", budget="tiny", assignments=["settings.feature_weights.vgg19=random"])
+    begin(sweep, root=str(tmp_path))
+    assert "RANDOM weights" in report_sweep(sweep.name, root=str(tmp_path)).markdown

@@ -1,0 +1,90 @@
+"""Trials and their records: known beforehand, kept in the store, never made twice."""
+
+import pytest
+
+from inpaint.config.sweep import load_sweep
+from inpaint.errors import ConfigError
+from inpaint.sweep.promote import promoted
+from inpaint.sweep.trials import Record, begin, planned, read_records, recorded, remaining, run_of, write_record
+
+
+@pytest.fixture
+def sweep():
+    return load_sweep("isnet-loss-weights", budget="tiny", assignments=["settings.data.dataset=photos", "trials=12"])
+
+
+def record(trial, status="finished", **metrics):
+    return Record(trial.id, trial.label, trial.values, trial.seed, status, 40, metrics, 3600.0, gpus=0.5)
+
+
+def test_points_come_first_and_draws_fill_the_rest(sweep):
+    trials = planned(sweep)
+    assert [trial.id for trial in trials] == [f"{number:03d}" for number in range(12)]
+    assert trials[9].label == "Table 1, row 10"
+    assert trials[10].values == sweep.draw(0)
+
+
+def test_every_seed_repeats_every_trial():
+    sweep = load_sweep("isnet-ablation", budget="tiny", assignments=["seeds=[3, 4]"])
+    assert [(trial.id, trial.seed) for trial in planned(sweep)[:3]] == [("000-s3", 3), ("000-s4", 4), ("001-s3", 3)]
+
+
+def test_a_trials_run_lies_in_the_sweep_and_reads_the_shards_of_the_root(sweep):
+    run = run_of(sweep, planned(sweep)[0], root="s3://lab/x")
+    assert run.url == "s3://lab/x/sweeps/isnet-loss-weights/runs/isnet-loss-weights-000"
+    assert run.train_url == "s3://lab/x/shards/photos/train"
+    assert run.tracking.group == "isnet-loss-weights"
+
+
+def test_what_is_recorded_is_not_to_be_done_again(sweep, tmp_path):
+    root = str(tmp_path)
+    begin(sweep, root=root)
+    first, second, *others = planned(sweep)
+    write_record(sweep, record(first, psnr=20.0), root=root)
+    write_record(sweep, record(second, "diverged"), root=root)
+    assert [trial.id for trial in remaining(sweep, root=root)] == [trial.id for trial in others]
+    assert read_records(sweep.name, root=root)["000"] == record(first, psnr=20.0)
+
+
+def test_half_a_gpu_for_an_hour_is_half_a_gpu_hour(sweep):
+    assert record(planned(sweep)[0]).gpu_hours == 0.5
+
+
+def test_a_changed_definition_under_an_old_name_is_refused_by_what_changed(sweep, tmp_path):
+    begin(sweep, root=str(tmp_path))
+    changed = load_sweep("isnet-loss-weights", budget="25.6k", assignments=["settings.data.dataset=photos", "trials=12"])
+    with pytest.raises(ConfigError, match="started with another budget; give the definition"):
+        begin(changed, root=str(tmp_path))
+
+
+def test_a_sweep_may_grow(sweep, tmp_path):
+    begin(sweep, root=str(tmp_path))
+    longer = load_sweep("isnet-loss-weights", budget="tiny", assignments=["settings.data.dataset=photos", "trials=20"])
+    begin(longer, root=str(tmp_path))
+    assert recorded(sweep.name, root=str(tmp_path)).trials == 20
+
+
+def test_a_sweep_that_was_never_started_is_an_error(tmp_path):
+    with pytest.raises(ConfigError, match="no sweep of this name here"):
+        recorded("nothing", root=str(tmp_path))
+
+
+def test_a_promoted_trial_is_a_preset_that_loads_with_its_values(sweep, tmp_path):
+    from inpaint.config import load_run
+
+    begin(sweep, root=str(tmp_path))
+    trial = planned(sweep)[2]
+    write_record(sweep, record(trial, psnr=21.5), root=str(tmp_path))
+    path = tmp_path / "better.yaml"
+    path.write_text(promoted(sweep.name, "002", preset="better", root=str(tmp_path)))
+    run = load_run(str(path))
+    assert run.method.weights.feature_matching == 206.568582
+    assert run.name == "better"
+    assert "trial 002 (Table 1, row 3) of sweep isnet-loss-weights, psnr 21.5" in path.read_text()
+
+
+def test_a_trial_that_diverged_is_not_promoted(sweep, tmp_path):
+    begin(sweep, root=str(tmp_path))
+    write_record(sweep, record(planned(sweep)[0], "diverged"), root=str(tmp_path))
+    with pytest.raises(ConfigError, match="trial 000 of isnet-loss-weights diverged at step 40; promote a finished one"):
+        promoted(sweep.name, "000", preset="better", root=str(tmp_path))
