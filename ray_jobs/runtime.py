@@ -32,7 +32,7 @@ def start_ray(address: str | None) -> bool:
         address: of a cluster; None means `RAY_ADDRESS` from the environment, else a Ray of our own.
 
     Returns:
-        Whether it is a Ray of our own on this machine, which ends with this process.
+        Whether a Ray of our own was started now; it ends with this process.
 
     Raises:
         ClusterError: no cluster at the address.
@@ -41,7 +41,7 @@ def start_ray(address: str | None) -> bool:
     for name, value in (TRAIN_ENVIRONMENT | ({} if address else LOCAL_ENVIRONMENT)).items():
         os.environ.setdefault(name, value)
     if ray.is_initialized():
-        return not address
+        return False
     try:
         if address:
             ray.init(address=address, logging_level=logging.WARNING)

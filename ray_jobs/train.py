@@ -83,6 +83,7 @@ class _Driver:
     ) -> None:  # fmt: skip
         self.run, self.address, self.lease, self.wish = run, address, lease, wish
         self.provenance, self.on_progress, self.on_note = provenance, on_progress, on_note
+        self.own_ray = False
 
     def work(self) -> dict[str, Any]:
         pause, failures, reached = PAUSE_SECONDS, 0, self._checkpoint_step()
@@ -125,7 +126,7 @@ class _Driver:
         from ray_jobs.fitting import fit
         from ray_jobs.runtime import start_ray
 
-        own_ray = start_ray(self.address)
+        self.own_ray = start_ray(self.address) or self.own_ray
         self.wish.listen()
         channel = Channel(uuid.uuid4().hex)
         config = {
@@ -135,7 +136,7 @@ class _Driver:
             "provenance": self.provenance,
         }
         with tempfile.TemporaryDirectory(prefix="inpaint-ray-") as folder:
-            fitting = _InThread(lambda: fit(self.run, config, folder, own_ray=own_ray))
+            fitting = _InThread(lambda: fit(self.run, config, folder, own_ray=self.own_ray))
             try:
                 self._watch(fitting, channel)
                 return fitting.result()
@@ -144,7 +145,7 @@ class _Driver:
             except (ray.exceptions.RayError, RuntimeError, OSError, ConnectionError) as error:
                 if failure := self._failure(channel):
                     raise getattr(errors, failure["kind"], TrainingError)(failure["message"]) from error
-                if own_ray:
+                if self.own_ray:
                     ray.shutdown()  # and start anew
                 raise _Retry(_first_line(error)) from error
 
