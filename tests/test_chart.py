@@ -335,31 +335,6 @@ def test_a_spot_group_of_the_standing_cluster_drains():
     assert spot["resources"]["limits"]["nvidia.com/gpu"] == "1"
 
 
-@pytest.mark.parametrize(
-    "values",
-    [
-        {"imagee": {}}, {"image": {"tagg": "x"}}, {"image": {"digest": "sha256:short"}},
-        {"image": {"pullPolicy": "Maybe"}},
-        {"submissionMode": "SidecarMode"}, {"submissionMode": "Bogus"}, {"runAsUser": 0}, {"head": {"memory": "2GiB"}},
-        {"head": {"memory": 8}}, {"head": {"cpus": 0}}, {"head": {"labels": {"ray.io/node-type": "x"}}},
-        {"head": {"extraVolumes": [{"name": "x", "hostPath": {"path": "/"}}]}}, {"queue": {"kind": "kueue"}},
-        {"queue": {"kind": "none", "name": "x"}},
-        {"queue": {"kind": "kueue", "name": "x"}, "autoscaler": {"enabled": True}},
-        {"env": {"WANDB_API_KEY": "x"}}, {"head": {"extraEnv": [{"name": "MY_TOKEN", "value": "x"}]}},
-        {"s3": {"secretKey": "x"}}, {"s3": {"endpoint": "https://user:pw@host"}}, {"wandb": {"apiKey": "x"}},
-        {"workerGroups": {"gpu": {"gpu": 1}}}, {"workerGroups": {"tpu": {"gpus": 1}}}, {"workerGroups": {"Big": {}}},
-        {"workerGroups": {"gpu": {"gpus": -1}}}, {"timeouts": {"queueSeconds": 0}}, {"retries": {"newClusters": -1}},
-        {"rayVersion": "2.51.0"}, {"rayVersion": "latest"}, {"networkPolicy": {"egressPorts": [0]}},
-        {"metrics": {"alerts": {"headMemoryShare": 2}}}, {"rbac": {"subjects": [{"kind": "Robot", "name": "x"}]}},
-        {"store": {"root": "gs://bucket"}}, {"standingCluster": {"replicas": {"cpu": -1}}},
-    ],
-    ids=str,
-)  # fmt: skip
-def test_a_wrong_value_is_refused_by_the_schema(values):
-    with pytest.raises(helm_python.HelmValuesError):
-        chart().render(values, name="inpaint", namespace="training")
-
-
 def test_a_standing_group_that_does_not_exist_is_refused():
     values = {"standingCluster": {"enabled": True, "replicas": {"tpu": 1}}}
     with pytest.raises(helm_python.HelmRenderError, match=r"standingCluster.replicas.tpu is not a group"):
@@ -413,47 +388,6 @@ def test_names_stay_short_and_follow_the_overrides():
     objects, notes = render({"fullnameOverride": "lab"})
     assert "lab-runtime" in of_kind(objects, "ConfigMap")
     assert "--runtime lab-runtime" in notes
-
-
-def value_lines():
-    """(path, comment above it) of every value in values.yaml that is not a group with children."""
-    stack, found, comment = [], [], None
-    for line in (CHART / "values.yaml").read_text().splitlines():
-        stripped = line.strip()
-        if stripped.startswith("# --"):
-            comment = stripped
-            continue
-        match = re.match(r"( *)([A-Za-z0-9_./-]+):(.*)", line)
-        if not match or stripped.startswith(("#", "- ")):
-            comment = None if not stripped else comment
-            continue
-        depth = len(match[1]) // 2
-        stack = [*stack[:depth], match[2]]
-        found.append((tuple(stack), match[3].strip(), comment))
-        comment = None
-    return found
-
-
-def test_every_value_has_its_line():
-    inside = ("tolerations", "operatorPodLabels", "labels", "replicas")  # examples below a documented value
-    for path, value, comment in value_lines():
-        if value and not any(part in inside for part in path[:-1]):
-            assert comment, ".".join(path)
-            assert comment.endswith("."), comment
-
-
-def test_every_value_is_in_the_schema_and_the_other_way_round():
-    schema = json.loads((CHART / "values.schema.json").read_text())
-
-    def names(node):
-        return set(node.get("properties", {}))
-
-    values = merged({})
-    assert names(schema) - {"global"} == set(values)
-    for name, node in schema["properties"].items():
-        if node.get("additionalProperties") is False:
-            assert names(node) == set(values[name]), name
-    assert names(schema["properties"]["workerGroups"]["additionalProperties"]) == set(values["workerGroups"]["gpu"])
 
 
 def test_each_feature_has_its_own_values_file():

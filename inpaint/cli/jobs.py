@@ -229,7 +229,7 @@ def _lines(
 
 
 def _stop_on_kubernetes(cluster: Any, run: str, *, now: bool, delete: bool, wait: float) -> str:
-    from inpaint.cluster.following import ask_to_stop, is_running, resolve, wait_until_ended
+    from inpaint.cluster.following import ask_to_stop, can_be_asked_to_stop, resolve, wait_until_ended
     from inpaint.cluster.status import is_finished
 
     job = resolve(cluster, run)
@@ -239,9 +239,9 @@ def _stop_on_kubernetes(cluster: Any, run: str, *, now: bool, delete: bool, wait
             return "has already ended; --delete removes its RayJob and pods"
         cluster.delete_job(name, uid=uid)
         return "had ended; its RayJob and pods are removed"
-    if now or not is_running(job):
+    if now or not can_be_asked_to_stop(job):
         cluster.delete_job(name, uid=uid)
-        return "ended; its workers have their grace period to write a checkpoint" if now else "had not begun; removed"
+        return "ended; its workers have their grace period to write a checkpoint" if now else "removed; nothing to save"
     ask_to_stop(cluster, job)
     print(f"{name}: asked to write a checkpoint and end; waiting up to {wait:.0f} s", file=sys.stderr)
     ended = wait_until_ended(cluster, name, seconds=wait)

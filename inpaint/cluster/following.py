@@ -23,6 +23,7 @@ SUBMITTER = "ray-job-submitter"
 TAIL_LINES = 2000  # of a driver's log, in which its progress is looked for
 STEP_LINE = re.compile(r"\bstep (\d+)/(\d+)\b(.*)")
 NUMBER = re.compile(r"(\w+)=([-+.\deE]+)")
+LOOK_FOR_STOP_MARK = ("train",)
 PREEMPTION = "a node goes away"
 
 
@@ -243,9 +244,10 @@ def wait_until_ended(cluster: Cluster, name: str, *, seconds: float, pause_secon
         time.sleep(pause_seconds)
 
 
-def is_running(job: Object) -> bool:
-    """Whether its driver runs, so that it can be asked to stop."""
-    return (job.get("status") or {}).get("jobStatus") == "RUNNING" and not is_finished(job)
+def can_be_asked_to_stop(job: Object) -> bool:
+    """Whether its driver runs and looks for the stop mark; other tasks lose nothing that is worth a checkpoint."""
+    asks = (job["metadata"].get("labels") or {}).get(KIND_LABEL) in LOOK_FOR_STOP_MARK
+    return asks and (job.get("status") or {}).get("jobStatus") == "RUNNING" and not is_finished(job)
 
 
 def _selector(job: Object) -> str:

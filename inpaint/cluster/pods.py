@@ -15,7 +15,7 @@ CACHE = "/cache"
 CA_FOLDER = "/etc/inpaint-ca"
 DRIVER_LOG = "driver-log"
 FOLLOW_DRIVER = (  # a new head container starts a new session, whose driver may have the same name
-    "trap 'exit 0' TERM; shown=; while true; do "
+    "pid=; trap 'kill $pid 2>/dev/null; exit 0' TERM; shown=; while true; do "
     "newest=$(readlink -f $(ls -t /tmp/ray/session_latest/logs/job-driver-*.log 2>/dev/null | head -1) 2>/dev/null); "
     'if [ -n "$newest" ] && [ "$newest" != "$shown" ]; then '
     '[ -n "$pid" ] && kill $pid; tail -n +1 -F "$newest" 2>/dev/null & pid=$!; shown=$newest; fi; '

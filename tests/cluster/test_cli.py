@@ -217,7 +217,7 @@ def test_a_run_that_does_not_stop_is_ended_hard(installed, store):
 @pytest.mark.parametrize(
     ("status", "words", "said"),
     [
-        ({"jobDeploymentStatus": "Initializing"}, (), "had not begun; removed"),
+        ({"jobDeploymentStatus": "Initializing"}, (), "removed; nothing to save"),
         ({"jobDeploymentStatus": "Running", "jobStatus": "RUNNING"}, ("--now",), "grace period"),
         ({"jobDeploymentStatus": "Failed", "jobStatus": "FAILED"}, (), "has already ended"),
         (
