@@ -76,6 +76,7 @@ class _Job:
     mirrored: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))
     parts: int = 0  # still to be decoded
     fetching: int = 0  # of these, waiting for shards
+    hits: int = 0  # samples in the decoded cache
     done: threading.Event = field(default_factory=threading.Event)
     error: BaseException | None = None
 
@@ -145,6 +146,7 @@ class Loader:
         self._jobs.popleft()
         self._in_use = job.slot
         self.seen += len(job.samples)
+        self.planes_hits += job.hits
         return HostBatch(job.slot, job.mirrored, tuple(self._reader.index.key(sample) for sample in job.samples))
 
     def wait_until_ahead(self) -> None:
@@ -216,6 +218,7 @@ class Loader:
         bits = mix(job.samples, self._keys(job.epoch)[0])
         job.mirrored = (bits & np.uint64(1)).astype(bool) if plan.mirror else np.zeros(len(bits), bool)
         here = self._planes.has(job.samples) if self._planes else np.zeros(len(bits), bool)
+        job.hits = int(here.sum())
         if self._fetcher:
             self._wanted(job.epoch, int(job.positions[0]))
         rows = max(1, min(PART_ROWS, -(-len(bits) // max(1, plan.decode_threads))))
@@ -267,8 +270,6 @@ class Loader:
         else:
             for row in rows:
                 self._planes.read(job.samples[row : row + 1], planes[row : row + 1])
-        with self._lock:
-            self.planes_hits += count
 
     def _decode(self, job: _Job, row: int, alone: dict[int, bytes], scratch: bytearray) -> None:
         """Decode one sample, or the one that stands in for it when its image is damaged."""
