@@ -27,3 +27,17 @@ def stream(
 
     results = measure_stream(samples=samples, rounds=rounds, with_s3=s3)
     typer.echo(json.dumps(results, default=asdict, indent=1) if as_json else "\n".join(report(results)))
+
+
+@bench.command()
+def evaluate(
+    images: Annotated[int, typer.Option(help="Photographs of 256 pixels, each under a hole of every bin.", min=1)] = 4,
+    preset: Annotated[str, typer.Option(help="Whose network fills them.")] = "isnet-places2",
+    device: Annotated[str | None, typer.Option(help="cpu or cuda; whichever is there if left out.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")] = False,
+) -> None:
+    """What scoring under every protocol of pixel scores costs beside the model and the decoder."""
+    from inpaint.bench.evaluate import measure_evaluation, report
+
+    results = measure_evaluation(images=images, preset=preset, device=device)
+    typer.echo(json.dumps(results) if as_json else "\n".join(report(results)))

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from inpaint.config.run import CentreHole, MaskSetHoles, RunConfig
 from inpaint.evaluation.evaluate import score_parts
@@ -16,7 +19,8 @@ from inpaint.evaluation.pictures import open_pictures
 from inpaint.evaluation.plan import Plan, make_plan, truth_of
 from inpaint.evaluation.protocols import Protocol, find_protocols
 from inpaint.evaluation.results import ALL, tabulate
-from inpaint.evaluation.scoring import Part, anonymous
+from inpaint.evaluation.scoring import Part
+from inpaint.imaging import to_float
 from inpaint.methods.base import Method
 
 _PIXELS_ONLY = Networks({}, {})  # a run's metrics must not depend on which weights a machine happens to have
@@ -45,21 +49,28 @@ class TrainingEvaluator:
     def __call__(self, method: Method, rank: int, world_size: int) -> dict[str, float]:
         """Mean scores over all ranks' parts, the same on every rank: `psnr`, and per bin `psnr@30-40`.
 
-        Pixel scores of the composite only, and no infinite means. The method is scored in evaluation mode and given
-        back in the mode it came in.
+        Pixel scores of the composite only, and no infinite means; beside them the method's own scores, such as
+        `edge_precision`. The method is scored in evaluation mode and given back in the mode it came in.
         """
         groups = self.plan.parts()[rank::world_size]
         was_training = method.training
         method.eval()
+        own: list[dict[str, list[float]]] = []
         try:
-            parts = list(self._score(method, groups))
+            parts = list(self._score(method, groups, own))
         finally:
             method.train(was_training)
-        return _means(self.plan, _of_all_ranks(parts, world_size))
+        return _means(self.plan, _of_all_ranks(parts, world_size)) | _own_means(_of_all_ranks(own, world_size))
 
-    def _score(self, method: Method, groups: list[tuple[str, ...]]) -> list[Part]:
+    def _score(self, method: Method, groups: list[tuple[str, ...]], own: list[dict[str, list[float]]]) -> list[Part]:
         plan = replace(self.plan, pictures=replace(self.plan.pictures, read=self._read))
-        fill = anonymous(method.inpaint)
+
+        def fill(holed: Tensor, mask: Tensor, names: Sequence[str]) -> Tensor:
+            truth = torch.from_numpy(np.stack([self._photos[name] for name in names])).permute(0, 3, 1, 2)
+            scores = method.scores(to_float(truth.to(holed.device)), mask)
+            own.append({name: values.tolist() for name, values in scores.items()})
+            return method.inpaint(holed, mask)
+
         return list(score_parts(plan, groups, {"": fill}, device=self.device, perceptual=_PIXELS_ONLY))
 
     def _read(self, name: str) -> np.ndarray:
@@ -98,10 +109,19 @@ def _source(run: RunConfig) -> HoleSource:
     return HoleSource(seed=run.evaluation.seed)
 
 
-def _of_all_ranks(parts: list[Part], world_size: int) -> list[Part]:
+def _own_means(batches: list[dict[str, list[float]]]) -> dict[str, float]:
+    """Mean of each of the method's own scores over the images that have a value."""
+    found: dict[str, list[float]] = {}
+    for batch in batches:
+        for name, values in batch.items():
+            found.setdefault(name, []).extend(value for value in values if math.isfinite(value))
+    return {name: math.fsum(values) / len(values) for name, values in found.items() if values}
+
+
+def _of_all_ranks(parts: list[Any], world_size: int) -> list[Any]:
     if world_size == 1:
         return parts
-    gathered: list[list[Part]] = [[] for _ in range(world_size)]
+    gathered: list[list[Any]] = [[] for _ in range(world_size)]
     torch.distributed.all_gather_object(gathered, parts)
     return [part for found in gathered for part in found]
 

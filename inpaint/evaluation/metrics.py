@@ -59,10 +59,6 @@ class Comparison:
         """SSIM at every pixel under the 11-tap Gaussian window with zeros beyond the border, [B, 3, H, W]."""
         return _gaussian_ssim_map(self.predicted, self.truth)
 
-    @cached_property
-    def grey_integrals(self) -> list[Tensor]:
-        return _moment_integrals(*self.grey)
-
 
 def psnr_rgb(seen: Comparison) -> Tensor:
     """10 log10(1 / MSE) over all pixels and channels, dB, [B]; inf for a perfect image."""
@@ -109,17 +105,17 @@ def ssim_gaussian_hole(seen: Comparison) -> Tensor:
 
 def ssim_grey_uniform_11(seen: Comparison) -> Tensor:
     """SSIM of the luma, uniform window of 11, border cropped, sample covariance, [B]."""
-    return _uniform_ssim(seen.grey_integrals, window=11)
+    return _uniform_ssim(*seen.grey, window=11)
 
 
 def ssim_grey_uniform_51(seen: Comparison) -> Tensor:
     """SSIM of the luma, uniform window of 51, border cropped, sample covariance, [B]."""
-    return _uniform_ssim(seen.grey_integrals, window=51)
+    return _uniform_ssim(*seen.grey, window=51)
 
 
 def ssim_rgb_uniform_7(seen: Comparison) -> Tensor:
     """SSIM, uniform window of 7, RGB per channel, border cropped, sample covariance, [B]."""
-    return _uniform_ssim(_moment_integrals(seen.predicted, seen.truth), window=7)
+    return _uniform_ssim(seen.predicted, seen.truth, window=7)
 
 
 def l1_rgb(seen: Comparison) -> Tensor:
@@ -274,30 +270,40 @@ def _blur(planes: Tensor, taps: list[float]) -> Tensor:
     return planes
 
 
-def _moment_integrals(a: Tensor, b: Tensor) -> list[Tensor]:
-    """Summed-area tables, float64 and with a leading row and column of zeros, of a, b, a² + b² and ab."""
-    a, b = a.double() - 0.5, b.double() - 0.5
-    return [F.pad(plane.cumsum(-1).cumsum(-2), (1, 0, 1, 0)) for plane in (a, b, a * a + b * b, a * b)]
+def _uniform_ssim(predicted: Tensor, truth: Tensor, *, window: int) -> Tensor:
+    """Mean SSIM of the windows wholly inside the image, with sample covariances; on values less 0.5, see above."""
+    _check_window(truth, window)
+    sample = window**2 / (window**2 - 1)
+    parts = 1 if predicted.is_cuda else predicted.shape[0]
+    means = []
+    for a, b in zip((predicted - 0.5).chunk(parts), (truth - 0.5).chunk(parts), strict=True):
+        moments = _box_sum(torch.cat([a, b, a * a + b * b, a * b]), window) / window**2
+        mean_a, mean_b, squares, product = moments.chunk(4)
+        variances = sample * (squares - mean_a.square() - mean_b.square())
+        covariance = sample * (product - mean_a * mean_b)
+        mean_a, mean_b = mean_a + 0.5, mean_b + 0.5
+        means.append(
+            _mean(
+                ((2 * mean_a * mean_b + SSIM_C1) * (2 * covariance + SSIM_C2))
+                / ((mean_a.square() + mean_b.square() + SSIM_C1) * (variances + SSIM_C2))
+            )
+        )
+    return torch.cat(means)
 
 
-def _uniform_ssim(integrals: list[Tensor], *, window: int) -> Tensor:
-    _check_window(integrals[0][..., 1:, 1:], window)
-    count = window * window
-    mean_a, mean_b, squares, product = (_box(table, window) / count for table in integrals)
-    sample = count / (count - 1)
-    variances = sample * (squares - mean_a.square() - mean_b.square())
-    covariance = sample * (product - mean_a * mean_b)
-    mean_a, mean_b = mean_a + 0.5, mean_b + 0.5
-    return _mean(
-        ((2 * mean_a * mean_b + SSIM_C1) * (2 * covariance + SSIM_C2))
-        / ((mean_a.square() + mean_b.square() + SSIM_C1) * (variances + SSIM_C2))
-    )
-
-
-def _box(table: Tensor, window: int) -> Tensor:
-    return (
-        table[..., window:, window:]
-        - table[..., :-window, window:]
-        - table[..., window:, :-window]
-        + table[..., :-window, :-window]
-    )
+def _box_sum(planes: Tensor, window: int) -> Tensor:
+    """Sums over every whole window, along one axis and then the other, from runs of doubling length."""
+    for dim in (-1, -2):
+        length = planes.shape[dim] - window + 1
+        run, reach, covered, total = planes, 1, 0, None
+        while reach <= window:
+            if window & reach:
+                part = run.narrow(dim, covered, length)
+                total = part.clone() if total is None else total.add_(part)
+                covered += reach
+            if 2 * reach <= window:
+                run = run.narrow(dim, 0, run.shape[dim] - reach) + run.narrow(dim, reach, run.shape[dim] - reach)
+            reach *= 2
+        assert total is not None
+        planes = total
+    return planes
