@@ -13,7 +13,7 @@ UNITS = {"": 1, "m": 1e-3, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
 
 
 def check_pod(template):
-    """Assert PodSecurity `restricted`, equal memory, shared memory inside it, places to write."""
+    """Assert PodSecurity `restricted`, equal memory, shared memory inside, places to write."""
     pod = template["spec"]
     containers = pod["containers"] + pod.get("initContainers", [])
     for container in containers:

@@ -1,4 +1,4 @@
-"""The head's log container, run as it is: it prints the newest driver's log, follows a new session, and ends at once."""
+"""The log container of the head, run as it is: it prints the driver's log, follows a new session, ends at once."""
 
 import signal
 import subprocess
