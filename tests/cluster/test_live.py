@@ -1,10 +1,10 @@
-"""On a real cluster with KubeRay: install, helm test, submit, kill a worker and the head, stop, resume, upgrade, uninstall.
+"""On a real cluster with KubeRay: install, test, submit, lose a worker and the head, stop, resume, upgrade, uninstall.
 
     KUBECONFIG=... INPAINT_LIVE_ROOT=s3://bucket/prefix INPAINT_LIVE_IMAGE=name:tag pytest -m cluster tests/cluster
 
 The store must be reachable from this machine and from pods. INPAINT_LIVE_VALUES names a values file for the site (a
-gateway's endpoint, node selectors, pull secrets); INPAINT_LIVE_NAMESPACE a namespace instead of a fresh one. Keys in the
-environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY) go into a Secret there. A Job takes minutes, hence the limits.
+gateway's endpoint, node selectors, pull secrets); INPAINT_LIVE_NAMESPACE a namespace instead of a fresh one. Keys in
+the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY) go into a Secret there. A Job takes minutes, hence the limits.
 """
 
 import json
@@ -159,8 +159,8 @@ def test_an_uninstall_leaves_nothing(core, helm, namespace, values):
     helm.install(str(CHART), "brief", merge(values, {"standingCluster": {"enabled": False}}), namespace=namespace)
     helm.uninstall("brief")
     for kind in KINDS:
-        items = getattr(core, f"list_namespaced_{kind}")(namespace, label_selector="app.kubernetes.io/instance=brief").items
-        assert items == [], kind
+        listed = getattr(core, f"list_namespaced_{kind}")(namespace, label_selector="app.kubernetes.io/instance=brief")
+        assert listed.items == [], kind
 
 
 def cli(*words, fails=False):
