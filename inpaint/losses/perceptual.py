@@ -28,6 +28,9 @@ def gram(features: Tensor) -> Tensor:
     """
     channels, height, width = features.shape[1:]
     with torch.autocast(features.device.type, enabled=False):
+        if features.is_contiguous(memory_format=torch.channels_last):  # as it lies in memory, without a copy
+            flat = features.permute(0, 2, 3, 1).flatten(1, 2).float()
+            return flat.transpose(1, 2) @ flat / (channels * height * width)
         flat = features.float().flatten(2)
         return flat @ flat.transpose(1, 2) / (channels * height * width)
 

@@ -52,7 +52,7 @@ class SubPixels(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         for layer in self.convs:
-            features = torch.tanh(F.pixel_shuffle(layer(features), 2))
+            features = F.pixel_shuffle(layer(features), 2).tanh_()
         return features
 
 
@@ -140,7 +140,7 @@ class Generator(nn.Module):
     def __init__(self, *, design: str = "isnet", blocks: int = 4, width: int = 32) -> None:
         super().__init__()
         self.design = design
-        activation = torch.tanh if design == "isnet" else leaky
+        activation = torch.tanh_ if design == "isnet" else leaky  # in place: it only ever sees a fresh result
         self.activation: Activation = activation
         self.stem = Stem(width, activation)
         self.phases = nn.ModuleList(

@@ -50,6 +50,7 @@ class FeatureNetwork(nn.Module):
                 inputs = width
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1), persistent=False)
+        self._narrow: dict[str, tuple[tuple[int, int, torch.dtype], Tensor, Tensor]] = {}
         self.requires_grad_(False).eval()
 
     def forward(self, image: Tensor, layers: Collection[str]) -> dict[str, Tensor]:
@@ -64,7 +65,7 @@ class FeatureNetwork(nn.Module):
         for block, count in enumerate(CONVOLUTIONS[self.name], start=1):
             for number in range(1, count + 1):
                 name = f"relu{block}_{number}"
-                image = F.relu(self.convs[name](image))
+                image = F.relu_(self._convolve(name, image))
                 if name in wanted:
                     found[name] = image
                     if len(found) == len(wanted):
@@ -75,6 +76,18 @@ class FeatureNetwork(nn.Module):
                 if len(found) == len(wanted):
                     return found
         raise ValueError(f"{self.name} has no layer {', '.join(sorted(wanted - set(found)))}")
+
+    def _convolve(self, name: str, image: Tensor) -> Tensor:
+        """One convolution; under autocast with weights that were narrowed once, since they never change."""
+        layer, device = self.convs[name], image.device.type
+        if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
+            return layer(image)
+        dtype = torch.get_autocast_dtype(device)
+        made_from = (layer.weight.data_ptr(), layer.weight._version, dtype)
+        if self._narrow.get(name, (None,))[0] != made_from:
+            self._narrow[name] = (made_from, layer.weight.to(dtype), layer.bias.to(dtype))
+        _, weight, bias = self._narrow[name]
+        return F.conv2d(image, weight, bias, padding=1)
 
     def load_torchvision(self, state: Mapping[str, Tensor]) -> None:
         """Take over a torchvision VGG's `features.<index>.weight` and `.bias`.

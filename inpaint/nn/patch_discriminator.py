@@ -46,7 +46,7 @@ class PatchDiscriminator(nn.Module):
         """Logits [B, 1, H/8 - 2, W/8 - 2], and the outputs of all five layers, activated but for the last."""
         features = []
         for layer in self.layers[:-1]:
-            image = F.leaky_relu(layer(image), SLOPE)
+            image = F.leaky_relu_(layer(image), SLOPE)
             features.append(image)
         logits = self.layers[-1](image)
         return logits, [*features, logits]

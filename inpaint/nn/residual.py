@@ -18,7 +18,7 @@ class ResidualBlock(nn.Module):
     Args:
         channels: C.
         dilation: of the first convolution; the second always has 1.
-        activation: tanh in ISNet, LeakyReLU 0.2 in its Base variants.
+        activation: tanh in ISNet, LeakyReLU 0.2 in its Base variants; may work in place.
         spectral: put both convolutions under spectral norm.
         bias: give both a bias.
 
@@ -30,7 +30,7 @@ class ResidualBlock(nn.Module):
         channels: int,
         *,
         dilation: int = 1,
-        activation: Activation = torch.tanh,
+        activation: Activation = torch.tanh_,
         spectral: bool = True,
         bias: bool = False,
     ) -> None:

@@ -1,11 +1,99 @@
-"""Convolutions under spectral normalisation."""
+"""Convolutions under spectral normalisation, with a norm that passes over the weights as seldom as it can.
+
+The norm is torch's own in mathematics, names and vectors (`parametrizations.weight.0._u` and `_v`), so states are
+exchangeable. It differs in cost: σ falls out of the power iteration, the gradient takes few passes, weights that lie
+channels last are not copied to be flattened, and under autocast the division writes what the convolution reads.
+"""
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn.utils import parametrize
-from torch.nn.utils.parametrizations import spectral_norm
+
+from inpaint.nn.precision import without_autocast
+
+
+class SpectralNorm(nn.Module):
+    """weight ↦ weight / σ, where σ = uᵀ W v estimates the largest singular value of W, the weight as [out, rest].
+
+    One power iteration per forward in training mode, none in inference mode. Computed in float32 also under autocast.
+
+    Args:
+        weight: [out, in, height, width].
+        eps: smallest length by which a vector is divided.
+
+    Source: Miyato et al., "Spectral normalization for generative adversarial networks", Algorithm 1.
+    """
+
+    _u: Tensor
+    _v: Tensor
+
+    def __init__(self, weight: Tensor, *, eps: float = 1e-12) -> None:
+        super().__init__()
+        self.eps = eps
+        rows = weight.detach().flatten(1)
+        u, v = (rows.new_empty(length).normal_() for length in rows.shape)
+        self.register_buffer("_u", F.normalize(u, dim=0, eps=eps))
+        self.register_buffer("_v", F.normalize(v, dim=0, eps=eps))
+        for _ in range(15):
+            self._u.copy_(F.normalize(rows @ self._v, dim=0, eps=eps))
+            self._v.copy_(F.normalize(rows.T @ self._u, dim=0, eps=eps))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        device = weight.device.type
+        narrow = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+        dtype = torch.get_autocast_dtype(device) if narrow else weight.dtype
+        with without_autocast(weight):
+            with torch.no_grad():
+                sigma, u, v = self._measure(weight)
+            return _Divided.apply(weight, sigma, u, v, dtype)
+
+    def _measure(self, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """σ and the vectors it comes from; v in the order in which the weight lies in memory."""
+        rows, v = _rows(weight), _laid_like(weight, self._v)
+        if not self.training:
+            u = self._u.clone()
+            return torch.dot(u, rows @ v), u, v
+        u = F.normalize(rows @ v, dim=0, eps=self.eps)
+        image = rows.T @ u
+        sigma = torch.linalg.vector_norm(image)
+        v = image / sigma.clamp_min(self.eps)
+        self._u.copy_(u)
+        self._v.copy_(_laid_back(weight, v))
+        return torch.dot(image, v), u, v
+
+
+class _Divided(torch.autograd.Function):
+    """W / σ with σ = uᵀ W v, u and v constant: the gradient of W is (G - <G, W> / σ · u vᵀ) / σ."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, sigma: Tensor, u: Tensor, v: Tensor, dtype: torch.dtype) -> Tensor:
+        ctx.save_for_backward(weight, sigma, u, v)
+        if dtype == weight.dtype:
+            return weight / sigma
+        return torch.div(weight, sigma, out=torch.empty_like(weight, dtype=dtype))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None, None]:
+        weight, sigma, u, v = ctx.saved_tensors
+        own = gradient.dtype != weight.dtype or gradient.stride() != weight.stride()
+        wide = torch.empty_like(weight).copy_(gradient) if own else gradient
+        share = torch.dot(_rows(wide).reshape(-1), _rows(weight).reshape(-1)) / sigma
+        result = wide.div_(sigma) if own else wide / sigma
+        _rows(result).addr_(u * (-share / sigma), v)
+        return result, None, None, None, None
+
+
+def spectral_norm(layer: nn.Conv2d, *, eps: float = 1e-12) -> nn.Conv2d:
+    """The layer with its weight under spectral normalisation."""
+    parametrize.register_parametrization(layer, "weight", SpectralNorm(layer.weight, eps=eps))
+    return layer
 
 
 def conv(
@@ -51,3 +139,25 @@ def make_orthogonal(network: nn.Module, *, noise: float = 0.02) -> None:
                     torch.empty(layer.out_channels, layer.in_channels)
                 )
             spectral_norm(layer, eps=1e-12)
+
+
+def _rows(weight: Tensor) -> Tensor:
+    """The weight as [out, rest], a view, in the order in which it lies in memory."""
+    return weight.permute(0, 2, 3, 1).flatten(1) if _lies_channels_last(weight) else weight.flatten(1)
+
+
+def _laid_like(weight: Tensor, v: Tensor) -> Tensor:
+    """A vector over [in, height, width] in the order of `_rows(weight)`."""
+    return v.view(weight.shape[1:]).permute(1, 2, 0).reshape(-1) if _lies_channels_last(weight) else v.clone()
+
+
+def _laid_back(weight: Tensor, v: Tensor) -> Tensor:
+    """The opposite of `_laid_like`."""
+    if not _lies_channels_last(weight):
+        return v
+    inputs, height, width = weight.shape[1:]
+    return v.view(height, width, inputs).permute(2, 0, 1).reshape(-1)
+
+
+def _lies_channels_last(weight: Tensor) -> bool:
+    return not weight.is_contiguous() and weight.is_contiguous(memory_format=torch.channels_last)

@@ -1,0 +1,73 @@
+"""Our spectral norm beside torch's own: values, gradients, vectors and states."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils import parametrizations
+
+from inpaint.nn.spectral import spectral_norm
+
+
+def pair(layout=torch.contiguous_format):
+    """The same convolution under our norm and torch's, from the same random numbers."""
+    torch.manual_seed(0)
+    plain = nn.Conv2d(5, 7, 3)
+    layers = []
+    for norm in (spectral_norm, lambda layer, eps=1e-12: parametrizations.spectral_norm(layer, eps=eps)):
+        torch.manual_seed(1)
+        layers.append(norm(copy.deepcopy(plain)).to(memory_format=layout))
+    return layers
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_values_gradients_and_vectors_are_torchs(layout):
+    ours, theirs = pair(layout)
+    image = torch.rand(2, 5, 9, 9)
+    for _ in range(3):
+        one, two = ours(image), theirs(image)
+        one.sin().sum().backward()
+        two.sin().sum().backward()
+        torch.testing.assert_close(one, two, rtol=1e-5, atol=1e-6)
+    for (name, mine), (other, its) in zip(ours.named_parameters(), theirs.named_parameters(), strict=True):
+        assert name == other
+        torch.testing.assert_close(mine.grad, its.grad, rtol=1e-5, atol=1e-6)
+    for name, value in theirs.state_dict().items():
+        torch.testing.assert_close(ours.state_dict()[name], value, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(ours.eval()(image), theirs.eval()(image), rtol=1e-5, atol=1e-6)
+
+
+def test_the_gradient_agrees_with_differences_in_float64():
+    torch.manual_seed(0)
+    layer = spectral_norm(nn.Conv2d(2, 3, 3, dtype=torch.float64)).eval()
+    norm = layer.parametrizations.weight[0]
+    weight = layer.parametrizations.weight.original
+    assert torch.autograd.gradcheck(lambda w: norm(w), (weight,))
+
+
+def test_one_power_iteration_per_training_forward_and_none_in_inference():
+    layer = spectral_norm(nn.Conv2d(4, 6, 3))
+    norm = layer.parametrizations.weight[0]
+    with torch.no_grad():
+        layer.parametrizations.weight.original.normal_()
+    before, rows = norm._v.clone(), layer.parametrizations.weight.original.detach().flatten(1)
+    layer(torch.rand(1, 4, 5, 5))
+    u = nn.functional.normalize(rows @ before, dim=0)
+    torch.testing.assert_close(norm._u, u)
+    torch.testing.assert_close(norm._v, nn.functional.normalize(rows.T @ u, dim=0))
+    layer.eval()(torch.rand(1, 4, 5, 5))
+    torch.testing.assert_close(norm._u, u)
+
+
+def test_autocast_gives_a_narrow_weight_from_a_norm_in_float32():
+    layer = spectral_norm(nn.Conv2d(16, 16, 3))
+    exact = layer.eval().weight
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        narrow = layer.weight
+    assert narrow.dtype == torch.bfloat16
+    assert torch.equal(narrow, exact.to(torch.bfloat16))
+    narrow.float().square().sum().backward()
+    assert layer.parametrizations.weight.original.grad.dtype == torch.float32
