@@ -115,6 +115,8 @@ def _from_mirror(name: str, url: str) -> Path:
 
 
 def _ways(name: str) -> str:
+    if "." in name:  # a setting of a method
+        return f"set {name} to a path or an s3:// URL"
     return (
         f"set feature_weights.{name} to torchvision, a path or an s3:// URL "
         "(or to random, which marks every result, for a try without a network)"

@@ -125,7 +125,9 @@ def _check_starts(run: RunConfig) -> None:
 
 
 def _check_weights(run: RunConfig, unchecked: list[str]) -> None:
-    """Raises WeightsError when feature weights are absent."""
+    """Raises WeightsError when feature weights, or files that the method is built from, are absent or altered."""
+    for setting, (source, sha256) in run.method.weight_files().items():
+        weights.resolve(setting, source, sha256=sha256)
     for name in run.method.feature_networks():
         source = getattr(run.feature_weights, name)
         if source == weights.TORCHVISION and find_spec("torchvision") is None:

@@ -34,6 +34,11 @@ class MethodConfig(Strict):
         """Names of the frozen feature networks its losses need with the present weights (`vgg19`, `vgg16`)."""
         return ()
 
+    @property
+    def smallest_side(self) -> int:
+        """Pixels of the smallest square it can take."""
+        return self.size_multiple
+
     def weight_files(self) -> dict[str, tuple[str, str | None]]:
         """Files of published weights that it cannot be built without: setting → (path or URL, SHA-256 or None)."""
         return {}
@@ -285,6 +290,11 @@ class EdgeTextureConfig(MethodConfig):
         if 4 * self.width % self.heads:
             raise ValueError(f"heads {self.heads} does not divide the {4 * self.width} channels of width {self.width}")
         return self
+
+    @property
+    def smallest_side(self) -> int:
+        """A window of the attention must fit the map, which has a quarter of the image's sides."""
+        return 4 * self.kernel * max(self.attention_dilations) if self.attention else 12
 
     def check_run(self, run: RunConfig) -> None:
         side, span = run.data.image_size // 4, self.kernel * max(self.attention_dilations)

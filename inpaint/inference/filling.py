@@ -71,11 +71,12 @@ def painter(method: Method, *, progressive: bool) -> Paint:
                 "fill without it, or take a method with free-form holes"
             )
         return method.inpaint
-    multiple = method.config.size_multiple
+    multiple, smallest = method.config.size_multiple, method.config.smallest_side
 
     def paint(image: Tensor, mask: Tensor) -> Tensor:
         height, width = image.shape[-2:]
-        pad = (0, -width % multiple, 0, -height % multiple)
+        wanted = [max(side + -side % multiple, smallest) for side in (width, height)]
+        pad = (0, wanted[0] - width, 0, wanted[1] - height)
         if any(pad):
             image, mask = F.pad(image, pad, mode="replicate"), F.pad(mask, pad, mode="replicate")
         drawn = reconstruct(method.inpaint, image, mask) if progressive else method.inpaint(image, mask)

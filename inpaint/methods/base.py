@@ -111,13 +111,18 @@ class Method(nn.Module, ABC):
         """Refuse an image off the method's grid; every `inpaint` asks this first.
 
         Raises:
-            ShapeError: a side is not a multiple of `config.size_multiple`.
+            ShapeError: a side is not a multiple of `config.size_multiple`, or below `config.smallest_side`.
         """
         multiple, (height, width) = self.config.size_multiple, image.shape[-2:]
         if height % multiple or width % multiple:
             raise ShapeError(
                 f"image is {width}×{height}; {type(self).__name__} needs sides that are multiples of {multiple}. "
                 "Pad it, or call inpaint.inference.fill, which does"
+            )
+        if min(height, width) < self.config.smallest_side:
+            raise ShapeError(
+                f"image is {width}×{height}; {type(self).__name__} with these settings needs sides of at least "
+                f"{self.config.smallest_side}. Pad it, or call inpaint.inference.fill, which does"
             )
 
     def inference_networks(self) -> tuple[str, ...]:

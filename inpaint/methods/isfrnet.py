@@ -354,13 +354,9 @@ def build_prior(config: PSPConfig) -> tuple[Encoder, StyleGAN2]:
         )
         return design.build(random_noise=config.random_noise)
     try:
-        content = weights.load("psp", config.checkpoint, sha256=config.sha256)
+        content = weights.load("method.psp.checkpoint", config.checkpoint, sha256=config.sha256)
     except WeightsError as error:
-        reason = str(error).partition("; set feature_weights")[0]
-        raise WeightsError(
-            f"method.psp.checkpoint: {reason}; give a path or s3:// URL of a pSp checkpoint; if its options are "
-            "refused, re-save them as plain types"
-        ) from error
+        raise WeightsError(f"{error}; if a file's options are refused, re-save them as plain types") from error
     return load_published(content, truncate=config.truncate, random_noise=config.random_noise)
 
 

@@ -40,7 +40,7 @@ def canny(
     Returns:
         [B, 1, H, W], float32.
     """
-    with torch.autocast(image.device.type, enabled=False):
+    with torch.autocast("cuda" if image.is_cuda else "cpu", enabled=False):
         image = image.float()
         valid = torch.ones_like(image) if valid is None else valid.float()
         inner = 1 - F.max_pool2d(1 - F.pad(valid, (1, 1, 1, 1)), 3, stride=1)

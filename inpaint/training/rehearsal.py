@@ -68,7 +68,8 @@ def _shadow(method: Method) -> Method:
 def _rehearse_stage(shadow: Method, stage: Stage) -> dict[tuple[str, str], Rehearsal]:
     multiple = int(getattr(shadow.config, "size_multiple", 1))
     only = getattr(shadow.config, "image_size", None)  # of a method that is built for one size
-    side = int(only or -(-SMALLEST_SIDE // multiple) * multiple)
+    smallest = max(SMALLEST_SIDE, int(getattr(shadow.config, "smallest_side", 1)))
+    side = int(only or -(-smallest // multiple) * multiple)
     image, mask = torch.empty(2, 3, side, side, device="meta"), torch.empty(2, 1, side, side, device="meta")
     batch = Batch(image, mask, keys=("a", "b"), hole_share=torch.empty((), device="meta"))
     select_gradients(shadow, stage.trained())

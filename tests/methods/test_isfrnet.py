@@ -334,7 +334,7 @@ def test_impossible_settings_are_refused_before_training(assignments, message):
 
 
 def test_absent_altered_or_foreign_checkpoint_is_refused_before_training(checkpoint, tmp_path):
-    with pytest.raises(WeightsError, match=r"method.psp.checkpoint: .*nothing.pt is not a file; give a path or s3"):
+    with pytest.raises(WeightsError, match=r"method.psp.checkpoint weights: .*nothing.pt is not a file; set"):
         with_file(tmp_path / "nothing.pt")
     with pytest.raises(WeightsError, match="has sha256 .*, expected abab"):
         with_file(checkpoint[0], "method.psp.sha256=" + "ab" * 32)
