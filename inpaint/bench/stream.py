@@ -73,9 +73,13 @@ def measure_stream(*, samples: int = 2048, rounds: int = 5, with_s3: bool = True
             "order": shuffle_quality(),
         }
         if with_s3:
-            results["s3"] = measure_s3(index, root, rounds=min(rounds, 3))
+            pictures.write_set(root / "remote", images, samples=2 * samples, shards=8)
+            results["s3"] = measure_s3(index_set(str(root / "remote")), root, rounds=min(rounds, 3))
             results["clients"] = measure_clients(rounds=rounds)
-        results["large"], results["quality"] = _measure_large(root, samples // LARGE_SHARE, rounds)
+        large = [pictures.jpeg(image) for image in pictures.mosaics(48)]
+        results["large_jpeg_bytes"] = sum(map(len, large)) / len(large)
+        results["large"] = _measure_large(large, root, samples // LARGE_SHARE, rounds)
+        results["quality"] = _image_quality(large)
     results["floors"] = _floors(results)
     return results
 
@@ -106,17 +110,16 @@ def _measure_disk(
         return interleaved(candidates, rounds=rounds), absent
 
 
-def _measure_large(root: Path, count: int, rounds: int) -> tuple[dict[str, Cost], dict[str, float]]:
-    """1024×683 sources to 256×256, with malloc tuned in PIL's favour, and what scaled decoding does to the image."""
+def _measure_large(images: list[bytes], root: Path, count: int, rounds: int) -> dict[str, Cost]:
+    """1024×683 sources to 256×256, with malloc tuned in PIL's favour."""
     keep_freed_memory()
-    images = [pictures.jpeg(image) for image in pictures.mosaics(max(16, min(count, 64)))]
     pictures.write_set(root / "large", images, samples=count, shards=4)
     index, every = index_set(str(root / "large")), [images[i % len(images)] for i in range(count)]
     with ExitStack() as stack:
         scaled, whole = _open(stack, index), _open(stack, index, dct_scaling=False)
         for stream in (scaled, whole):
             _epoch(stream.next_host, stream)()
-        costs = interleaved(
+        return interleaved(
             {
                 LARGE_PIL: lambda: _with_pil(every),
                 "stream": _epoch(scaled.next_host, scaled),
@@ -124,7 +127,6 @@ def _measure_large(root: Path, count: int, rounds: int) -> tuple[dict[str, Cost]
             },
             rounds=rounds,
         )
-    return costs, _image_quality(images)
 
 
 def _image_quality(images: list[bytes]) -> dict[str, float]:
@@ -175,7 +177,8 @@ def report(results: dict[str, Any]) -> Iterator[str]:
     yield f"256 px from disk, JPEGs of {kilobytes:.1f} kB, {cores} cores: µs per sample"
     yield from _table(results["disk"], PIL_RECIPE, 1e6)
     yield from (f"  {name}: not installed" for name in results["not_installed"])
-    yield "1024×683 sources to 256 px, malloc keeps freed memory: µs per sample"
+    large = results["large_jpeg_bytes"] / 1000
+    yield f"1024×683 sources to 256 px, JPEGs of {large:.0f} kB, malloc keeps freed memory: µs per sample"
     yield from _table(results["large"], LARGE_PIL, 1e6)
     if "s3" in results:
         yield "256 px from an S3 server (moto), nothing cached: µs per sample"

@@ -3,11 +3,13 @@
 A JPEG goes through simplejpeg, straight into the row of a batch when its size fits; other formats go through PIL
 (torchvision's decoders are deprecated and warn). What is not square is cropped to its largest square and scaled to the
 wanted size with an antialiased bicubic filter. A JPEG at least twice as large as wanted may be decoded at 1/2, 1/4 or
-1/8 of its size (`dct_scaling`), which skips most of the inverse DCT and leaves less to filter: `inpaint bench stream`
-measures what that changes.
+1/8 of its size (`dct_scaling`, the default), which skips most of the inverse DCT and leaves less to filter. On
+photographs of 512 to 1024 pixels the result lies 43 to 47 dB from the full decoding with the same filter, keeps 96 to
+105 % of its gradients, and lies 40 to 42 dB from a Lanczos reduction of the original where full decoding lies 43 to 45
+(`inpaint bench stream` measures it again).
 
-`fast` decoding uses the approximate inverse DCT and repeats colour samples where the exact one interpolates them; the
-exact one gives the same pixels as PIL, bit for bit.
+`fast` decoding uses the approximate inverse DCT and repeats colour samples where the exact one interpolates them: 42
+dB, or 1.3 of 255 levels, from the exact one, which gives the same pixels as PIL, bit for bit.
 """
 
 from __future__ import annotations

@@ -3,6 +3,20 @@
 A permutation is a Feistel network on the numbers below its size: it is evaluated at the positions that are asked for
 and nowhere else, so a batch out of millions of samples costs a fraction of a millisecond and no memory.
 
+How far a window of K shards is from a full permutation, over 1,803,460 samples in 4,000 shards and batches of 256
+(`inpaint bench stream`): distinct shards in a batch, and the share of neighbours in a shard that end up at most a batch
+apart.
+
+    order                shards   neighbours
+    full permutation      247.9       0.0003
+    global                248.0       0.0003
+    window, K = 1024      225.8       0.0011
+    window, K = 256       160.8       0.0047
+    window, K = 64         63.0       0.0177
+    window, K = 16         16.6       0.0697
+
+A sample travels a third of the epoch in all of them, because the shards themselves are permuted.
+
 Source: Black and Rogaway, Ciphers with Arbitrary Finite Domains, CT-RSA 2002 (generalised Feistel, cycle walking).
 """
 
