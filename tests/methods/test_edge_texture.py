@@ -7,13 +7,15 @@ import torch
 import torch.nn.functional as F
 
 from inpaint.config import load_run
-from inpaint.errors import ConfigError
+from inpaint.errors import ConfigError, ShapeError
 from inpaint.imaging import Batch
+from inpaint.inference import fill
 from inpaint.losses import adversarial, perceptual
 from inpaint.methods import build_method
 from inpaint.methods.edge_texture import Drawn, ResidualAttentionBlock
 from inpaint.nn.canny import canny, grey
 from inpaint.nn.features import load_feature_network
+from inpaint.training.rehearsal import rehearse
 
 STEPS = ["stages.edge.steps=2", "stages.texture.steps=2", "stages.joint.steps=2"]
 
@@ -293,3 +295,24 @@ def test_spectral_norm_is_on_every_convolution_of_the_edge_generator_but_the_las
     assert not any(torch.nn.utils.parametrize.is_parametrized(layer) for layer in texture.modules())
     up = edge.decoder[0].eval()  # a transposed convolution keeps its outputs in dimension 1
     assert up.parametrizations.weight[0]._u.numel() == up.out_channels
+
+
+def test_image_smaller_than_the_attention_window_is_refused_and_padded_when_filled():
+    method = build().eval()
+    image, mask = torch.rand(1, 3, 32, 36), torch.zeros(1, 1, 32, 36)
+    mask[..., 8:20, 8:20] = 1
+
+    assert method.config.smallest_side == 48  # kernel 3 × dilation 4 on a map of a quarter of the side
+    with pytest.raises(ShapeError, match="image is 36×32; EdgeTexture with these settings needs sides of at least 48"):
+        method.inpaint(image, mask)
+    filled = fill(method, image, mask)
+    assert filled.shape == image.shape
+    assert torch.equal(filled[..., 20:, :], image[..., 20:, :])
+
+
+def test_every_update_is_rehearsed_so_that_no_rank_searches_for_unused_parameters():
+    method = build("method.texture_weights.adversarial=1")
+    found = rehearse(method, method.stages())
+
+    assert set(found) == {(s, u) for s in ("edge", "texture", "joint") for u in ("discriminator", "generator")}
+    assert all(update.all_reached for update in found.values())
