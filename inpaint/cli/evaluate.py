@@ -39,6 +39,7 @@ def evaluate(
     root: str | None = typer.Option(None, "--root", help="s3://bucket/prefix or a folder. [env: INPAINT_ROOT]"),
     out: str | None = typer.Option(None, "--out", "-o", help="Folder for results; beside the run if left out."),
     device: str | None = typer.Option(None, "--device", help="cpu or cuda; whichever is there if left out."),
+    leak_check: bool = typer.Option(True, "--leak-check/--no-leak-check", help="Look for test images in training."),
     as_json: bool = typer.Option(False, "--json", help="Print the result as JSON."),
 ) -> None:  # fmt: skip
     """Score a run, checkpoint, baseline or folder of finished images, under one or many published protocols.
@@ -63,10 +64,11 @@ def evaluate(
     }  # fmt: skip
     request = validate(EvaluationRequest, values, place="evaluate")
     job, result = _run(request, workers=workers, address=address)
+    leaks = _leaks(job) if leak_check else []
     if as_json:
-        print(json.dumps({"url": job.url, **result.to_dict()}))
+        print(json.dumps({"url": job.url, **result.to_dict(), "leaks": leaks}))
         return
-    _print(job, result)
+    _print(job, result, leaks)
 
 
 def _run(request: Any, *, workers: int, address: str | None) -> tuple[Any, Any]:
@@ -89,7 +91,17 @@ def _run(request: Any, *, workers: int, address: str | None) -> tuple[Any, Any]:
         return run_job(request, progress=show)
 
 
-def _print(job: Any, result: Any) -> None:
+def _leaks(job: Any) -> list[str]:
+    """What the leak check says of the run's training set and these images; nothing for what was not trained."""
+    from inpaint.cli.report import look_for_leaks
+
+    if "train" not in job.subject.about:
+        return []
+    found = look_for_leaks([(job.subject.about["train"], job.plan.pictures.name)])
+    return [*found.found.values(), *found.unknown.values()]
+
+
+def _print(job: Any, result: Any, leaks: list[str]) -> None:
     from rich.console import Console
 
     from inpaint.evaluation.showing import result_tables
@@ -98,6 +110,8 @@ def _print(job: Any, result: Any) -> None:
     about = next(iter(result.subjects.values()))
     where = f"step {about['step']} of {about['run']}" if "step" in about else about["name"]
     console.print(f"{where}, {len(job.plan.images)} images of {job.plan.pictures.name}", highlight=False)
+    for text in leaks:
+        console.print(text, style="bold red", highlight=False)
     console.print(result_tables(result, width=console.width))
     print(job.url, file=sys.stderr)
 

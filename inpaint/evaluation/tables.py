@@ -175,8 +175,8 @@ def _marks(table: PublishedTable, found: Found, name: str, leak: str | None) -> 
         published = f"{table.images:,} of {table.dataset}" if table.images else f"an unknown number of {table.dataset}"
         marks["D"] = f"{count:,} images of {dataset}, not {published}"
     if about.get("step") != table.steps:
-        wanted = f"{table.steps:,}" if table.steps else "a number the paper does not give"
-        marks["B"] = f"{about.get('step'):,} steps, not {wanted}"
+        wanted = f", not {table.steps:,}" if table.steps else "; the paper gives no number"
+        marks["B"] = f"{about.get('step'):,} steps{wanted}"
     if leak:
         marks["L"] = leak
     if any(digest == "random" for digest in conditions["metrics"].values()):

@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from inpaint.errors import EvaluationError
+from inpaint.evaluation.collection import Found
+from inpaint.evaluation.evaluate import evaluate_fillers
+from inpaint.evaluation.published import find_tables, published_tables
+from inpaint.evaluation.results import Result
+from inpaint.evaluation.tables import beside, doubt_marks
+from tests.evaluation.scenes import photographs
+
+TABLES = published_tables()
+
+
+def number(table, label, bin_name, metric):
+    return TABLES[table].rows(bin_name)[label][metric]
+
+
+@pytest.mark.parametrize(
+    ("table", "label", "bin_name", "metric", "printed"),
+    [
+        ("isnet_table1", "weights 7", "all", "psnr", "23.88"),
+        ("isnet_table2", "weights 7", "all", "l1", "0.101"),
+        ("isnet_table5", "ISNet Eq. (5) + PRA", "40-50", "psnr", "21.92"),
+        ("isnet_table6", "EdgeConnect", "10-20", "ssim", "0.961"),
+        ("isnet_table7", "UNet-like", "all", "l1", "2.51"),
+        ("isnet_table8", "4 residual blocks", "all", "psnr", "28.53"),
+        ("hdc_table6", "RFR", "all", "l1", "4.54"),
+        ("hdc_table8", "Ours", "all", "ssim", "0.673"),
+        ("dina_table1", "Ours", "1-10", "psnr", "36.94"),
+        ("dina_table2", "Ours", "50-60", "ssim", "0.841"),
+        ("isfrnet_table2", "EC", "40-60", "lpips_alex", "0.126"),
+    ],
+)
+def test_published_numbers_stand_as_they_are_printed(table, label, bin_name, metric, printed):
+    assert number(table, label, bin_name, metric).printed == printed
+
+
+def test_every_table_names_its_source_and_rows_and_cells_are_complete():
+    assert len(TABLES) == 15
+    for table in TABLES.values():
+        assert "Table" in table.source
+        for bin_name in table.bins:
+            rows = table.rows(bin_name)
+            assert all(set(row) == set(table.metrics) for row in rows.values()), table.name
+    assert len(TABLES["isnet_table5"].numbers) == 4 * 11 * 3
+    assert [len(TABLES[f"dina_table{i}"].numbers) for i in (1, 2)] == [48, 48]
+
+
+def test_misprints_are_shown_as_printed_and_flagged():
+    table = TABLES["isfrnet_table1"]
+    misprint = number("isfrnet_table1", "full", "40-60", "psnr")
+    assert misprint.printed == "13.31"
+    assert "23.31" in misprint.note
+    assert doubt_marks(table, misprint) == "***"
+    assert doubt_marks(table, number("isfrnet_table1", "full", "20-40", "psnr")) == ""
+    assert any("20-40 % and in LPIPS in both" in note for note in TABLES["isfrnet_table2"].notes)
+    repeated = [number("isnet_table8", f"{n} residual blocks", "all", "psnr") for n in (2, 3)]
+    assert [n.printed for n in repeated] == ["28.47", "28.47"]
+    assert all("the same scores throughout" in n.note for n in repeated)
+
+
+def test_facts_of_the_papers_hold_in_the_data():
+    """ISNet: Eq. (5) beats Eq. (4) in PSNR in all bins, and progressive never gains there."""
+    gains, steps = [], []
+    for bin_name, rows in ((b, TABLES["isnet_table5"].rows(b)) for b in TABLES["isnet_table5"].bins):
+        assert bin_name in ("10-20", "20-30", "30-40", "40-50")
+        steps.append(rows["ISNet Eq. (5)"]["psnr"].value - rows["ISNet Eq. (4)"]["psnr"].value)
+        gains.append(rows["ISNet Eq. (5) + PRA"]["psnr"].value - rows["ISNet Eq. (5)"]["psnr"].value)
+    assert min(steps) > 0
+    assert gains == pytest.approx([0, -0.02, -0.04, -0.09])
+
+
+def test_an_unknown_table_is_answered_with_the_nearest():
+    with pytest.raises(EvaluationError, match="isnet_tabel5 is not a published table; did you mean isnet_table5"):
+        find_tables(["isnet_tabel5"])
+    assert len(find_tables([])) == 15
+
+
+def grey(image, mask):
+    return image * 0 + 0.5
+
+
+def ours(protocols, **about):
+    result = evaluate_fillers({"one-shot": grey}, photographs(3), protocols=protocols, size=64, limit=3)
+    described = {"kind": "checkpoint", "method": "isnet", "run": "first", "step": 400, "dataset": "demo"} | about
+    subjects = {"one-shot": {**described, "fill": "one-shot"}}
+    return Found("store/first", dataclasses.replace(result, subjects=subjects), 0.0)
+
+
+def test_ours_stand_under_each_bin_with_a_mark_for_everything_that_differs():
+    found = ours(["isnet-2022-test", "inp-v1"])
+    laid = beside(TABLES["isnet_table5"], [found])
+    assert [row.bin for row in laid.ours] == ["10-20", "20-30", "30-40", "40-50"]
+    row = laid.ours[0]
+    expected = found.result.tables["one-shot"]["isnet-2022-test"]["10-20"]
+    assert row.cells == {"psnr": expected["psnr"], "ssim": expected["ssim"], "l1": expected["l1"]}
+    assert row.marks == "PMDB"
+    assert row.why == (
+        "at 64 pixels, not 256",
+        "drawn strokes, not 12,000 irregular test masks of NVIDIA",
+        "3 images of demo, not 10,000 of places2",
+        "400 steps; the paper gives no number",
+    )
+
+
+def test_another_protocol_stands_in_and_is_marked_and_another_method_does_not():
+    laid = beside(TABLES["isnet_table5"], [ours(["inp-v1"])])
+    assert laid.ours[0].why[0] == "scored by inp-v1, not isnet-2022-test"
+    assert beside(TABLES["dina_table1"], [ours(["inp-v1"])]).ours == ()
+
+
+def test_only_the_last_step_of_a_run_is_shown_and_a_leak_is_marked():
+    early, late = ours(["isnet-2022-test"]), ours(["isnet-2022-test"], step=255_000)
+    laid = beside(TABLES["isnet_table2"], [late, early], leaks={"store/first": "2 of 3 images of test are in train"})
+    assert [row.label for row in laid.ours] == ["first step 255000"]
+    assert laid.ours[0].marks == "PMDL"  # the budget is Table 2's
+    assert "2 of 3 images of test are in train" in laid.ours[0].why
+
+
+def test_a_table_beside_ours_is_plain_data_for_programs():
+    import json
+
+    values = json.loads(json.dumps(beside(TABLES["isnet_table6"], [ours(["isnet-2022-test"])]).to_dict()))
+    assert values["published"][0]["printed"] == "25.32"
+    assert values["ours"][0]["scores"]["psnr"]["n"] == 3
+
+
+def test_a_result_survives_its_file_form():
+    result = ours(["inp-v1", "mmagic"]).result
+    import json
+
+    again = Result.of(json.loads(json.dumps(result.to_dict())), place="here")
+    assert again.to_dict() == result.to_dict()
+    assert again.tables == result.tables
+    with pytest.raises(EvaluationError, match="not a result that this version reads"):
+        Result.of({"format": 0}, place="here")
