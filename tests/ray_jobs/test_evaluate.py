@@ -1,0 +1,50 @@
+"""An evaluation over Ray workers, on a Ray of this machine."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from inpaint.config.evaluation import EvaluationRequest
+from inpaint.errors import ClusterError
+from tests.evaluation.scenes import photographs
+
+pytestmark = pytest.mark.slow
+
+
+def request(tmp_path, out, **values):
+    photos = tmp_path / "photos"
+    if not photos.exists():
+        photos.mkdir()
+        pictures = photographs(36, size=48)
+        for name in pictures.ids:
+            Image.fromarray(pictures.read(name)).save(photos / f"{name}.png")
+    settings = {"subject": "baseline:mean-colour", "data": str(photos), "size": 48, "device": "cpu"}
+    return EvaluationRequest(**settings | {"root": str(tmp_path), "out": str(tmp_path / out)} | values)
+
+
+def digests(folder):
+    files = sorted(path for path in Path(folder).rglob("*") if path.is_file() and path.name != "request.json")
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_one_worker_two_workers_and_none_write_the_same_bytes(tmp_path):
+    import ray
+
+    from inpaint.evaluation.job import run_job
+    from ray_jobs.evaluate import run_on_ray
+
+    try:
+        one, _ = run_on_ray(request(tmp_path, "one"), workers=1)
+        two, _ = run_on_ray(request(tmp_path, "two"), workers=2)
+        with pytest.raises(ClusterError, match="64 workers of 1 CPUs need 64 and this machine has"):
+            run_on_ray(request(tmp_path, "many"), workers=64)
+    finally:
+        ray.shutdown()
+    none, _ = run_job(request(tmp_path, "none"))
+    assert set(digests(none.url)) == {"pairs.json", "result.json", "scores.parquet"}
+    assert digests(one.url) == digests(two.url) == digests(none.url)
