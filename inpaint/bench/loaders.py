@@ -15,6 +15,7 @@ from inpaint.data.index import Index
 
 BATCH = 32
 WORKERS = 2
+LOADER = {"batch_size": BATCH, "num_workers": WORKERS, "multiprocessing_context": "fork"}  # litdata changes the default
 OTHERS = {"mosaicml-streaming": "streaming", "litdata": "litdata", "ffcv": "ffcv"}  # package → module
 
 
@@ -33,7 +34,7 @@ def webdataset_loader(urls: list[str], *, decode: str) -> Callable[[], int]:
                 samples = samples.decode("pil").to_tuple("jpg").map_tuple(ToTensor())
             else:
                 samples = samples.decode("rgb8").to_tuple("jpg")
-            loader = torch.utils.data.DataLoader(samples, batch_size=BATCH, num_workers=WORKERS)
+            loader = torch.utils.data.DataLoader(samples, **LOADER)
             return sum(len(images) for (images,) in loader)
 
     return run
@@ -66,7 +67,7 @@ def _mosaic(images: list[bytes], folder: Path) -> Callable[[], int]:
     def run() -> int:
         clean_stale_shared_memory()
         samples = Samples(local=str(folder), shuffle=True, batch_size=BATCH)
-        loader = torch.utils.data.DataLoader(samples, batch_size=BATCH, num_workers=WORKERS)
+        loader = torch.utils.data.DataLoader(samples, **LOADER)
         return sum(len(batch) for batch in loader)
 
     return run
@@ -94,9 +95,7 @@ def _litdata(images: list[bytes], folder: Path) -> Callable[[], int]:
             return torch.from_numpy(_pixels(super().__getitem__(number)["jpg"]))
 
     def run() -> int:
-        loader = litdata.StreamingDataLoader(
-            Samples(str(folder), shuffle=True), batch_size=BATCH, num_workers=WORKERS
-        )
+        loader = litdata.StreamingDataLoader(Samples(str(folder), shuffle=True), **LOADER)
         return sum(len(batch) for batch in loader)
 
     return run
