@@ -50,7 +50,10 @@ class Cluster:
             ConfigError: its content is not a runtime.
         """
         if name is not None:
-            found = [self._get(self._core.read_namespaced_config_map, name, what=f"runtime {name}")]
+            one = self.find_config_map(name)
+            if one is None:
+                raise ClusterError(f"runtime {name} is not in namespace {self.namespace}; name another, or install it")
+            found = [one]
         else:
             answer = self._call(
                 lambda: self._core.list_namespaced_config_map(
@@ -164,14 +167,25 @@ class Cluster:
         except AlreadyExists:
             if dry_run:
                 return
-            old = self._get(self._core.read_namespaced_config_map, name, what=name)
-            if owner is not None and _is_owned(old, owner):
+            old = self.find_config_map(name)
+            if old is not None and owner is not None and _is_owned(old, owner):
                 return
             self._call(
                 lambda: self._core.delete_namespaced_config_map(name, self.namespace, _request_timeout=self._timeout),
                 f"delete the run file {name} of an earlier run",
             )
             self._create_config_map(body, dry_run=False)
+
+    def find_config_map(self, name: str) -> Object | None:
+        """A ConfigMap, or None."""
+        try:
+            answer = self._call(
+                lambda: self._core.read_namespaced_config_map(name, self.namespace, _request_timeout=self._timeout),
+                f"read ConfigMap {name}",
+            )
+        except NotFound:
+            return None
+        return _plain(answer)
 
     # what belongs to a job
 
@@ -292,13 +306,6 @@ class Cluster:
             ),
             f"create ConfigMap {body['metadata']['name']}",
         )  # fmt: skip
-
-    def _get(self, method: Callable[..., Any], name: str, *, what: str) -> Object:
-        try:
-            answer = self._call(lambda: method(name, self.namespace, _request_timeout=self._timeout), f"read {what}")
-            return _plain(answer)
-        except NotFound:
-            raise ClusterError(f"{what} is not in namespace {self.namespace}; name another, or install it") from None
 
     def _call(self, request: Callable[[], Answer], what: str) -> Answer:
         """The answer to a request; a busy or broken server is asked again, with growing pauses."""

@@ -13,6 +13,7 @@ from inpaint.cluster.client import Cluster
 from inpaint.cluster.manifest import DIGEST, KIND_LABEL, STOP_ASKED, URL, Manifests
 from inpaint.cluster.refusals import AlreadyExists
 from inpaint.cluster.status import is_finished, succeeded
+from inpaint.cluster.task import FILE_NAME, settled
 from inpaint.errors import ClusterError
 
 Object = dict[str, Any]
@@ -27,6 +28,10 @@ class Outcome:
     result: Literal["created", "resumed", "running", "finished"]
     name: str
     note: str
+
+
+class NameTaken(ClusterError):
+    """A RayJob of this name was made from another place or other settings."""
 
 
 def decide(existing: Object | None, wanted: Object) -> Action:
@@ -46,11 +51,11 @@ def decide(existing: Object | None, wanted: Object) -> Action:
     if labels.get(KIND_LABEL) != new["labels"][KIND_LABEL]:
         what = labels.get(KIND_LABEL) or "RayJob that inpaint did not make"
         raise ClusterError(f"{name} is the name of a {what}; choose another with --name")
-    for key, word in ((URL, "place"), (DIGEST, "settings")):
+    for key, word in ((URL, "another place"), (DIGEST, "other settings")):
         if notes.get(key) != new["annotations"][key]:
             was = f" ({notes.get(key)}, not {new['annotations'][key]})" if key == URL else ""
-            raise ClusterError(
-                f"{name} was submitted with another {word}{was}; choose another --name, or first let it go with "
+            raise NameTaken(
+                f"{name} was submitted with {word}{was}; choose another --name, or first let it go with "
                 f"`inpaint stop {name} --delete`"
             )
     if not is_finished(existing):
@@ -84,7 +89,10 @@ def submit(
             tell(f"{name} is being deleted; waiting")
             _until_gone(cluster, existing, replace_seconds)
             continue
-        action = decide(existing, job)
+        try:
+            action = decide(existing, job)
+        except NameTaken as error:
+            raise ClusterError(f"{error}{_what_differs(cluster, manifests)}") from None
         if existing is not None and action == "attach":
             cluster.put_run_file(manifests.config_map, owner=existing)  # mends a submission that broke off in between
             return Outcome("running", name, _changed_resources(existing, job))
@@ -150,7 +158,12 @@ def _groups(job: Object) -> str:
     return ", ".join(f"{group['maxReplicas']} × {group['groupName']}" for group in groups)
 
 
-def run_file(manifests: Manifests) -> Object:
-    """The run file inside the ConfigMap, as plain values."""
-    content: Object = yaml.safe_load(next(iter(manifests.config_map["data"].values())))
-    return content
+def _what_differs(cluster: Cluster, manifests: Manifests) -> str:
+    """The first settings in which the run file on the cluster differs from the wanted one; empty when it is gone."""
+    old_map = cluster.find_config_map(manifests.config_map["metadata"]["name"])
+    if old_map is None:
+        return ""
+    old, new = (settled(yaml.safe_load(each["data"][FILE_NAME])) for each in (old_map, manifests.config_map))
+    changed = [path for path in {**old, **new} if old.get(path) != new.get(path)]
+    told = "; ".join(f"{path} is {old.get(path)!r} there and {new.get(path)!r} here" for path in changed[:5])
+    return f" ({told})" if told else ""

@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from inpaint.checkpoints.records import FREE
 from inpaint.config.evaluation import EvaluationFile, EvaluationRequest
 from inpaint.config.run import RUN_NAME, ResourcesConfig, RunConfig
 from inpaint.config.sweep import SweepConfig, trial_run
@@ -25,7 +26,7 @@ ENTRY_POINTS: dict[Kind, str] = {
 }
 SUFFIXES: dict[Kind, str] = {"train": "", "sweep": "-sweep", "evaluate": "-eval", "shards": "-shards"}
 PLAIN_WORD = re.compile(r"[A-Za-z0-9@%+=:,./_-]+")
-FREE_TO_CHANGE = ("resources", "tracking", "preset", "concurrent")  # settings a resumed task may have changed
+FREE_TO_CHANGE = (*FREE, "concurrent")  # as the run's own folder has it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,8 +69,7 @@ class Task:
     @property
     def digest(self) -> str:
         """Short hash of all settings that must stay the same when the task is resumed."""
-        settled = {key: value for key, value in self.file.items() if key not in FREE_TO_CHANGE}
-        text = json.dumps([self.kind, settled], sort_keys=True, default=str)
+        text = json.dumps([self.kind, settled(self.file)], sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def command(self, folder: str = FILE_FOLDER) -> str:
@@ -84,6 +84,23 @@ class Task:
                 raise ConfigError(f"{word!r} has a character that a shell reads; use letters, digits and @%+=:,./_-")
         words = [*([path] if self.reads_file else []), *self.arguments]
         return " ".join(["python", "-m", ENTRY_POINTS[self.kind], *words])
+
+
+def settled(file: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted path → value of the settings of a run file that decide what comes out."""
+    flat = dict(_flat(file))
+    return {
+        path: value for path, value in flat.items()
+        if not any(path == free or path.startswith(f"{free}.") for free in FREE_TO_CHANGE)
+    }  # fmt: skip
+
+
+def _flat(group: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in group.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def train_task(run: RunConfig) -> Task:

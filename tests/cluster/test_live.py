@@ -3,8 +3,8 @@
     KUBECONFIG=... INPAINT_LIVE_ROOT=s3://bucket/prefix INPAINT_LIVE_IMAGE=name:tag pytest -m cluster tests/cluster
 
 The store must be reachable from this machine and from pods. INPAINT_LIVE_VALUES names a values file for the site (a
-gateway's endpoint, node selectors, pull secrets); INPAINT_LIVE_NAMESPACE a namespace instead of a fresh one. Keys in
-the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY) go into a Secret there. A Job takes minutes, hence the limits.
+gateway, node selectors, pull secrets); INPAINT_LIVE_NAMESPACE a namespace instead of a fresh one. Keys in
+the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY) go into a Secret there. Everything takes minutes.
 """
 
 import json

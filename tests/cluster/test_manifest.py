@@ -291,10 +291,11 @@ def test_a_word_that_a_shell_would_read_is_refused(word):
         job_of(shards_task((word, "s3://c/d/e"), name="x", root="s3://c", workers=1))
 
 
-def test_the_digest_forgets_resources_and_nothing_else():
+def test_the_digest_forgets_only_what_a_resumed_run_may_change():
     base = tiny().digest
     assert tiny("resources.num_workers=4").digest == base
     assert tiny("tracking.project=other").digest == base
+    assert tiny("data.cache_gib=1").digest == base  # as the run's own folder has it
     assert tiny("seed=1").digest != base
     assert tiny("method.weights.l1=2").digest != base
 

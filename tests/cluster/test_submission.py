@@ -58,7 +58,7 @@ def test_two_at_once_make_one_run(kubeconfig, api, make_manifests):
 
 def test_other_settings_under_the_same_name_are_refused(cluster, api, make_manifests):
     submit(cluster, make_manifests())
-    with pytest.raises(ClusterError, match="submitted with another settings.*--name"):
+    with pytest.raises(ClusterError, match="submitted with other settings.*--name.*seed is 0 there and 1 here"):
         submit(cluster, make_manifests("paris", "seed=1"))
     assert len([line for line in written(api) if line.startswith("POST")]) == 2
 
