@@ -101,7 +101,8 @@ def _score(job: Job, request: EvaluationRequest, *, workers: int, gpus: float, c
                 starting |= [new_worker()]
                 continue
             if waiting:
-                busy[worker.score.remote(waiting[0])] = worker, waiting.pop(0)
+                number = waiting.pop(0)
+                busy[worker.score.remote(number)] = worker, number
             else:
                 ray.kill(worker)
             progress(total - len(waiting) - len(busy), total)

@@ -109,9 +109,9 @@ class _March:
         direction = np.abs(rows * down + columns * right) / np.sqrt(squares)
         level = 1 / (1 + np.abs(self.time[around][usable] - self.time[i, j]))
         weight = np.maximum(direction, 1e-6) * level / squares
-        values = self.pixels[around][usable]
-        values = values + self._gradients(i, j, usable, rows, columns)
-        self.pixels[i, j] = np.clip(weight @ values / weight.sum(), 0, 1)
+        # The paper adds ∇I · r to each value. OpenCV, whose Telea is the one in published tables, scales that sum to
+        # about one grey level, and extrapolating costs 0.4 to 3 dB on three photographs: it is left out here.
+        self.pixels[i, j] = weight @ self.pixels[around][usable] / weight.sum()
 
     def _slope(self, i: int, j: int) -> tuple[float, float]:
         """∇T from the neighbours that the front has reached."""
@@ -123,16 +123,3 @@ class _March:
             found = [step for step in (ahead, behind) if step is not None]
             slope.append(float(sum(found)) / len(found) if found else 0.0)
         return slope[0], slope[1]
-
-    def _gradients(self, i: int, j: int, usable: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-        """∇I · r at each usable neighbour, by central differences where both sides are known, else 0; [N, C]."""
-        r = self.radius
-        change = np.zeros((len(rows), self.pixels.shape[2]))
-        for axis, along in ((0, rows), (1, columns)):
-            shift = (1, 0) if axis == 0 else (0, 1)
-            after = np.s_[i - r + shift[0] : i + r + 1 + shift[0], j - r + shift[1] : j + r + 1 + shift[1]]
-            before = np.s_[i - r - shift[0] : i + r + 1 - shift[0], j - r - shift[1] : j + r + 1 - shift[1]]
-            both = (self.state[after] != _INSIDE) & (self.state[before] != _INSIDE)
-            slope = (self.pixels[after] - self.pixels[before]) / 2 * both[..., None]
-            change += slope[usable] * along[:, None]
-        return change
