@@ -9,7 +9,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from inpaint.config.base import Strict, apply_overrides, load_yaml, parse_overrides, suggest, validate
 from inpaint.config.methods import AnyMethod
@@ -55,18 +55,27 @@ class DataConfig(Strict):
     max_bad_share: Share = 0.001
 
 
+def _ascending(ratio: tuple[float, float]) -> tuple[float, float]:
+    if ratio[0] > ratio[1]:
+        raise ValueError(f"{list(ratio)} is upside down; expected [low, high], a bin above low up to high")
+    return ratio
+
+
+RatioBin = Annotated[tuple[Share, Share], AfterValidator(_ascending)]  # (low, high] of the image's pixels
+
+
 class FreeFormHoles(Strict):
     """Random brush strokes until the wanted ratio is reached."""
 
     kind: Literal["strokes"] = "strokes"
-    ratio: tuple[Share, Share] = (0.1, 0.5)
+    ratio: RatioBin = (0.1, 0.5)
 
 
 class RectangleHoles(Strict):
     """One to `most` axis-aligned rectangles."""
 
     kind: Literal["rectangles"] = "rectangles"
-    ratio: tuple[Share, Share] = (0.1, 0.5)
+    ratio: RatioBin = (0.1, 0.5)
     most: Positive = 4
 
 
@@ -97,12 +106,29 @@ class MaskSetHoles(Strict):
     url: str
     hole: Literal["white", "black"]
     threshold: Literal["any_hole", "any_valid", "nearest"] = "nearest"
-    ratio: tuple[Share, Share] = (0.0, 1.0)
+    ratio: RatioBin = (0.0, 1.0)
     rotate: bool = False
 
 
+class LamaHoles(Strict):
+    """LaMa's random lines and boxes: thin, medium or thick."""
+
+    kind: Literal["lama"] = "lama"
+    thickness: Literal["thin", "medium", "thick"]
+    ratio: RatioBin = (0.0, 0.5)  # LaMa: max_tamper_area 0.5
+
+
+class ComodHoles(Strict):
+    """CoModGAN's random strokes and boxes (large), and MAT's smaller ones."""
+
+    kind: Literal["comod"] = "comod"
+    extent: Literal["small", "large"]
+    ratio: RatioBin = (0.0, 1.0)  # CoModGAN: hole_range
+
+
 HolesConfig = Annotated[
-    FreeFormHoles | RectangleHoles | HalfHoles | CentreHole | MaskSetHoles, Field(discriminator="kind")
+    FreeFormHoles | RectangleHoles | HalfHoles | CentreHole | MaskSetHoles | LamaHoles | ComodHoles,
+    Field(discriminator="kind"),
 ]
 
 

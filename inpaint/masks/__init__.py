@@ -11,8 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from inpaint.config.run import CentreHole, FreeFormHoles, HalfHoles, HolesConfig, MaskSetHoles, RectangleHoles
+from inpaint.config.run import (
+    CentreHole,
+    ComodHoles,
+    FreeFormHoles,
+    HalfHoles,
+    HolesConfig,
+    LamaHoles,
+    MaskSetHoles,
+    RectangleHoles,
+)
 from inpaint.masks.files import load_mask
+from inpaint.masks.published import comod_holes, lama_holes
 from inpaint.masks.ratios import Ratio, counts_in, in_bin
 from inpaint.masks.sets import MaskSet, load_mask_set, set_holes
 from inpaint.masks.shapes import centre_holes, centre_square, half_holes, rectangle_holes
@@ -31,6 +41,8 @@ _MAKERS: dict[type, Callable[[Any, int], HoleMaker]] = {
     HalfHoles: lambda config, size: half_holes(size),
     CentreHole: lambda config, size: centre_holes(config.share, size),
     MaskSetHoles: lambda config, size: set_holes(config, size),
+    LamaHoles: lambda config, size: lama_holes(config.thickness, config.ratio, size),
+    ComodHoles: lambda config, size: comod_holes(config.extent, config.ratio, size),
 }
 
 
