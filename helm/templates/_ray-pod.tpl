@@ -88,6 +88,8 @@ spec:
         - {name: TORCHINDUCTOR_CACHE_DIR, value: /cache/inductor}
         - {name: TRITON_CACHE_DIR, value: /cache/triton}
         - {name: TORCH_HOME, value: /cache/torch}
+        - {name: TMPDIR, value: /cache}
+        - {name: RAY_TMPDIR, value: /tmp}
         {{- end }}
         {{- include "inpaint.storeEnv" .root | nindent 8 }}
         {{- with .shape.extraEnv }}

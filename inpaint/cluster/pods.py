@@ -54,6 +54,8 @@ def worker_template(runtime: Runtime, group: WorkerGroup, *, file_map: str, labe
         "TORCHINDUCTOR_CACHE_DIR": f"{CACHE}/inductor",
         "TRITON_CACHE_DIR": f"{CACHE}/triton",
         "TORCH_HOME": f"{CACHE}/torch",
+        "TMPDIR": CACHE,  # where the shard cache and checkpoints on their way lie unless a run says otherwise
+        "RAY_TMPDIR": "/tmp",  # Ray's sessions stay where their short socket paths fit
     }  # fmt: skip
     container = _container("ray-worker", runtime, group, env=env, secrets=True)
     if group.gpus:

@@ -181,7 +181,7 @@ class Retries(Group):
     """How often a failed part starts again; the entry point resumes from the newest checkpoint."""
 
     new_clusters: Count = 2
-    submitter: Count = 3
+    submitter: Count = 6
 
 
 class Retention(Group):

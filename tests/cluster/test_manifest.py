@@ -195,6 +195,16 @@ def test_the_autoscaler_starts_at_none_and_is_restricted_too():
     assert spec["headGroupSpec"]["template"]["spec"]["automountServiceAccountToken"] is True
 
 
+def test_what_a_worker_keeps_lies_on_its_cache_volume():
+    """Shards, compiled code and weights: all below the folder that the cache volume is mounted at."""
+    worker = dict(pod_templates(job_of(tiny())))["cpu"]["spec"]
+    env = {entry["name"]: entry["value"] for entry in worker["containers"][0]["env"]}
+    assert {"name": "cache", "mountPath": "/cache"} in worker["containers"][0]["volumeMounts"]
+    for name in ("TMPDIR", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "TORCH_HOME"):
+        assert env[name].startswith("/cache")
+    assert env["RAY_TMPDIR"] == "/tmp"
+
+
 def test_only_the_head_of_an_autoscaler_gets_an_api_token():
     for _, template in pod_templates(job_of(tiny())):
         assert template["spec"]["automountServiceAccountToken"] is False
