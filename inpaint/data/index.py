@@ -74,6 +74,10 @@ class Index:
         """The key of a sample, as WebDataset reads it."""
         return self.keys[int(sample)].as_py()
 
+    def keys_of(self, samples: np.ndarray) -> tuple[str, ...]:
+        """The keys of several samples at once."""
+        return tuple(self.keys.take(samples).to_pylist())
+
     def shard_url(self, shard: int) -> str:
         """Where a shard lies."""
         return storage.join(self.url, self.shards[shard].name)

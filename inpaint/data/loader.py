@@ -147,7 +147,7 @@ class Loader:
         self._in_use = job.slot
         self.seen += len(job.samples)
         self.planes_hits += job.hits
-        return HostBatch(job.slot, job.mirrored, tuple(self._reader.index.key(sample) for sample in job.samples))
+        return HostBatch(job.slot, job.mirrored, self._reader.index.keys_of(job.samples))
 
     def wait_until_ahead(self) -> None:
         """Until every batch that may be decoded ahead is; with no threads there is nothing to wait for."""

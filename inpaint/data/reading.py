@@ -46,7 +46,6 @@ class Reader:
         self._open: dict[int, _Open] = {}
         self._most_open = min(4096, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4)
         self._verified = np.zeros(len(index), bool)
-        self._places = list(zip(index.shard.tolist(), index.offset.tolist(), index.length.tolist(), strict=True))
         self.on_lost: Callable[[int], None] = lambda shard: None
 
     def read(self, sample: int, scratch: bytearray) -> memoryview | bytes:
@@ -56,7 +55,7 @@ class Reader:
             DataError: its shard is missing, truncated or altered, also after it was fetched again.
             StorageError: it cannot be reached.
         """
-        shard, offset, length = self._places[sample]
+        shard, offset, length = self._place(sample)
         try:
             data = self._read_open(shard, offset, length, scratch)
         except FileNotFoundError:
@@ -79,7 +78,7 @@ class Reader:
         Raises:
             DataError: not the bytes that the index knows, twice.
         """
-        shard, offset, length = self._places[sample]
+        shard, offset, length = self._place(sample)
         for _ in range(2):
             data = storage.read_range(self.index.shard_url(shard), offset, length)
             if self._is_right(sample, data):
@@ -91,6 +90,10 @@ class Reader:
         kept = set(shards)
         for shard in [shard for shard in self._open if shard not in kept]:
             self._open.pop(shard, None)
+
+    def _place(self, sample: int) -> tuple[int, int, int]:
+        index = self.index
+        return int(index.shard[sample]), int(index.offset[sample]), int(index.length[sample])
 
     def _read_open(self, shard: int, offset: int, length: int, scratch: bytearray) -> memoryview:
         handle = self._open.get(shard) or self._opened(shard)
@@ -119,11 +122,11 @@ class Reader:
         return handle
 
     def _is_right(self, sample: int, data: memoryview | bytes) -> bool:
-        return len(data) == self._places[sample][2] and zlib.crc32(data) == self.index.crc32[sample]
+        return len(data) == self.index.length[sample] and zlib.crc32(data) == self.index.crc32[sample]
 
     def _mend(self, sample: int, scratch: bytearray) -> memoryview | bytes:
         """Read a damaged sample again, from a shard that was fetched again when it came from the cache."""
-        shard, offset, length = self._places[sample]
+        shard, offset, length = self._place(sample)
         self._open.pop(shard, None)
         url, key = self.index.shard_url(shard), self.index.key(sample)
         log.warning("%s: sample %s is damaged here; reading it again", url, key)
@@ -147,7 +150,7 @@ class Reader:
                 time.sleep(0.02)
 
     def _altered(self, sample: int) -> DataError:
-        shard, offset, length = self._places[sample]
+        shard, offset, length = self._place(sample)
         return DataError(
             f"{self.index.shard_url(shard)}: truncated or altered: sample {self.index.key(sample)} "
             f"(bytes {offset}..{offset + length}) has another checksum than in the index; "

@@ -83,8 +83,7 @@ def to_batch(host: HostBatch, *, size: int, smooth: bool, mask: Tensor | None, d
     image, drawn = convert(host, size, smooth, device)
     if drawn is None:
         assert mask is not None
-        drawn = mask.expand(len(image), 1, size, size).clone()
-        _mirror(drawn, host.mirrored)
+        drawn = mask.expand(len(image), 1, size, size).clone()  # of zeros or centred: the same when it is turned
     if device.type == "cuda":
         slot.copied = slot.copied or torch.cuda.Event()
         slot.copied.record()
