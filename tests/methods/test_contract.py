@@ -68,11 +68,10 @@ def batches(run, count=1, samples=SAMPLES):
     ]
 
 
-def train(run, count, *, state=None, skip=0, method=None, **ranks):
-    """A trainer after steps `skip` to `count`, from a state when one is given."""
-    trainer = Trainer(method or build(run), run.training, seed=run.seed, **ranks)
-    if state is not None:
-        trainer.load_state_dict(state)
+def resume(run, state, *, skip, count):
+    """A new trainer after steps `skip` to `count`, from a state."""
+    trainer = Trainer(build(run), run.training, seed=run.seed)
+    trainer.load_state_dict(state)
     for _ in trainer.steps(batches(run, count)[skip:]):
         pass
     return trainer
@@ -103,17 +102,19 @@ def test_every_method_has_a_tiny_preset_and_one_for_a_data_set():
     assert trained == set(METHODS)
 
 
-@cache
-def _without_numbers(settings_text, preset):
-    """A preset's method at its full size on the meta device, once for presets that differ in their data alone."""
-    with torch.device("meta"):
-        return build_method(load_run(preset))
+def _without_numbers(run, made={}):  # noqa: B006 - kept on purpose
+    """A run's method at its full size on the meta device, made once for runs that differ in their data alone."""
+    settings_text = run.method.model_dump_json()
+    if settings_text not in made:
+        with torch.device("meta"):
+            made[settings_text] = build_method(run)
+    return made[settings_text]
 
 
 @pytest.mark.parametrize("preset", list_presets())
 def test_every_preset_names_stages_that_its_method_can_train(preset):
     run = load_run(preset)
-    method = _without_numbers(run.method.model_dump_json(), preset)
+    method = _without_numbers(run)
     method.steps = {name: stage.steps for name, stage in run.stages.items()}
     assert tuple(stage.name for stage in method.stages()) == run.method.stage_names
     assert {stage.name for stage in check_plan(method)} == {n for n, stage in run.stages.items() if stage.steps}
@@ -182,7 +183,7 @@ def test_stop_and_resume_is_exact_within_and_across_stages(name):
     end = tensors(unbroken.method)
     for stopped, state in states.items():
         torch.manual_seed(99)  # a new process has other random numbers
-        resumed = train(run, total, state=state, skip=stopped)
+        resumed = resume(run, state, skip=stopped, count=total)
         assert changed(end, tensors(resumed.method)) == set(), f"stopped after step {stopped}"
 
 
@@ -191,36 +192,37 @@ def test_every_weight_acts(name):
     usual = settings(name)
     paths = [path for path in known_paths(usual.method) if "weights." in path]
     assert paths
-    ends = {}
+    stages, ends = build(usual).stages(), {}
     for path in paths:
         value = usual.method.model_dump(by_alias=True)
         for part in path.split("."):
             value = value[part]
         varied = settings(name, f"method.{path}={2 * value + 1}")
-        stage = _first_difference(build(usual), build(varied))
+        method = build(varied)
+        stage = _first_difference(stages, method.stages())
         assert stage, f"{path} is the weight of no term"
-        alone = {other: STEPS * (other == stage) for other in usual.stages}
         if stage not in ends:
-            ends[stage] = _train_stages(usual, alone)
-        assert changed(ends[stage], _train_stages(varied, alone)), path
+            ends[stage] = _train_alone(usual, build(usual), stage)
+        assert changed(ends[stage], _train_alone(varied, method, stage)), path
 
 
 def _first_difference(one, two):
-    """Name of the first stage in which two methods weigh something differently."""
-    for stages in zip(one.stages(), two.stages(), strict=True):
+    """Name of the first stage in which two lists of stages weigh something differently."""
+    for pair in zip(one, two, strict=True):
         weighed = [
             {(u.name, term): weight_at(weight, 0.5) for u in stage.updates for term, weight in u.weights.items()}
-            for stage in stages
+            for stage in pair
         ]
         if weighed[0] != weighed[1]:
-            return stages[0].name
+            return pair[0].name
     return None
 
 
-def _train_stages(run, steps):
-    method = build(run)
-    method.steps = steps
-    return tensors(train(run, STEPS, method=method).method)
+def _train_alone(run, method, stage):
+    method.steps = {other: STEPS * (other == stage) for other in run.stages}
+    for _ in Trainer(method, run.training, seed=0).steps(batches(run, STEPS, samples=2)):
+        pass
+    return tensors(method)
 
 
 @everywhere
