@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from inpaint.config.optim import Adam, ConstantSchedule, CosineSchedule, OptimizerConfig, Ranger21, StepSchedule
+from inpaint.optim import ranger21
 from inpaint.optim.ranger21 import Ranger21 as Ranger21Optimizer
 
 __all__ = ["build_optimizer", "goes_on", "rate_factor", "set_learning_rate"]
@@ -36,7 +37,7 @@ def goes_on(before: OptimizerConfig, after: OptimizerConfig) -> bool:
 
 
 def set_learning_rate(optimizer: Optimizer, config: OptimizerConfig, *, step: int, steps: int) -> float:
-    """Set the rate of one step by the config's schedule, without waiting for the device; the rate that was set.
+    """Set the rate of one step by the config's schedule, without waiting for the device; the rate the step will have.
 
     Args:
         step: 0 for the stage's first.
@@ -48,6 +49,8 @@ def set_learning_rate(optimizer: Optimizer, config: OptimizerConfig, *, step: in
             group["lr"].fill_(rate)
         else:
             group["lr"] = rate
+    if isinstance(config, Ranger21):  # which multiplies by its own warm-up and warm-down when it steps
+        return rate * ranger21.rate_factor(step + 1, steps, config.betas[1])
     return rate
 
 

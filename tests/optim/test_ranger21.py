@@ -5,6 +5,8 @@ import io
 import pytest
 import torch
 
+from inpaint.config.optim import Ranger21 as Ranger21Config
+from inpaint.optim import build_optimizer, set_learning_rate
 from inpaint.optim.ranger21 import Ranger21, noise_norm, prepared, rate_factor, warm_up_steps
 
 
@@ -224,3 +226,14 @@ def test_impossible_settings_are_refused():
     for wrong in ({"lr": 0.0}, {"betas": (1.0, 0.9)}, {"weight_decay": -1.0}, {"total_steps": 0}, {"flavour": "new"}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             Ranger21(weights((2, 2)), **({"lr": 1e-3, "total_steps": 10} | wrong))
+
+
+def test_rate_that_is_reported_is_the_rate_that_is_applied():
+    (theta,) = weights((3, 3))
+    config = Ranger21Config(learning_rate=1e-3)
+    optimizer = build_optimizer(config, [theta], steps=30)
+    for step in range(30):
+        set_gradients([theta], step)
+        reported = set_learning_rate(optimizer, config, step=step, steps=30)
+        optimizer.step()
+        assert reported == pytest.approx(optimizer.param_groups[0]["rate"])
