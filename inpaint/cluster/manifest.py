@@ -10,6 +10,7 @@ import yaml
 
 from inpaint import __version__
 from inpaint.cluster.pods import (
+    HOME,
     head_template,
     object_store_bytes,
     security_context,
@@ -260,6 +261,8 @@ def _autoscaler(runtime: Runtime) -> Object:
         "imagePullPolicy": runtime.image.pull_policy,
         "resources": {"requests": dict(size), "limits": dict(size)},
         "securityContext": security_context(runtime),
+        "env": [{"name": "HOME", "value": HOME}],
+        "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}, {"name": "home", "mountPath": HOME}],
     }
 
 

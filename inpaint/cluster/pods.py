@@ -14,6 +14,7 @@ HOME = "/home/inpaint"
 CACHE = "/cache"
 CA_FOLDER = "/etc/inpaint-ca"
 DRIVER_LOG = "driver-log"
+RAY_LOGS = "ray-logs"
 FOLLOW_DRIVER = (  # a new head container starts a new session, whose driver may have the same name
     "pid=; trap 'kill $pid 2>/dev/null; exit 0' TERM; shown=; while true; do "
     "newest=$(readlink -f $(ls -t /tmp/ray/session_latest/logs/job-driver-*.log 2>/dev/null | head -1) 2>/dev/null); "
@@ -43,6 +44,10 @@ def head_template(runtime: Runtime, *, file_map: str, labels: dict[str, str]) ->
     }
     pod = _pod(runtime, head, container, account=runtime.service_accounts.head, file_map=file_map)
     pod["containers"].append(_driver_log(runtime))
+    if runtime.autoscaler.enabled:  # the operator shares this folder with the autoscaler, by this name
+        for each in (container, pod["containers"][-1]):
+            each["volumeMounts"].append({"name": RAY_LOGS, "mountPath": "/tmp/ray"})
+        pod["volumes"].append({"name": RAY_LOGS, "emptyDir": {}})
     pod["automountServiceAccountToken"] = runtime.autoscaler.enabled
     pod["terminationGracePeriodSeconds"] = runtime.shutdown.grace_seconds
     return _template(runtime, head, pod, labels | {"app.kubernetes.io/component": "head"}, KEEP)

@@ -192,6 +192,10 @@ def test_the_autoscaler_starts_at_none_and_is_restricted_too():
     group = spec["workerGroupSpecs"][0]
     assert (group["minReplicas"], group["maxReplicas"]) == (0, 1)
     assert spec["autoscalerOptions"]["securityContext"]["readOnlyRootFilesystem"] is True
+    assert {mount["mountPath"] for mount in spec["autoscalerOptions"]["volumeMounts"]} == {"/tmp", "/home/inpaint"}
+    ray, log = spec["headGroupSpec"]["template"]["spec"]["containers"]  # both see the folder the operator shares
+    for container in (ray, log):
+        assert {"name": "ray-logs", "mountPath": "/tmp/ray"} in container["volumeMounts"]
     assert spec["headGroupSpec"]["template"]["spec"]["automountServiceAccountToken"] is True
 
 
