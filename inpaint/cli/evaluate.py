@@ -53,8 +53,12 @@ def evaluate(
     finished = _finished(images, truth, masks, hole)
     if subject is None and finished is None:
         raise EvaluationError("give a run, a checkpoint, baseline:NAME, or --images with --truth and --masks")
+    if finished is None and name != "finished":
+        raise EvaluationError("--name has no effect without --images; leave it out")
     if finished and subject is not None:
         raise EvaluationError(f"{subject}: --images scores finished images and takes no run; use --name for their name")
+    if address and not workers:
+        raise EvaluationError("--address has no effect without --workers; say how many, or leave it out")
     values: dict[str, Any] = {
         "subject": subject or name, "data": data, "protocols": tuple(protocols), "best": best, "finished": finished,
         "masks": None if finished else _masks(masks, hole), "progressive": progressive, "limit": limit, "size": size,

@@ -85,6 +85,8 @@ def prepare(request: EvaluationRequest) -> Job:
         InpaintError: whatever is wrong with the request, before anything is filled.
     """
     device = torch.device(request.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise EvaluationError("--device cuda: there is no CUDA device here; leave --device out")
     perceptual = _networks(request, device)
     inceptions = load_feature_networks(request.features, device=device, sha256=request.sha256)
     if request.finished:
@@ -108,6 +110,7 @@ def prepare(request: EvaluationRequest) -> Job:
         absent=perceptual.absent,
     )
     _check_used(request, plan)
+    _check_sizes(plan, subject.run)
     home = subject.home or storage.join(request.root, "baselines", subject.name.removeprefix("baseline-"))
     out = request.out or storage.join(home, "evaluations")
     return Job(request, subject, plan, perceptual, inceptions, dataset, skipped, device, out)
@@ -180,6 +183,21 @@ def run_job(request: EvaluationRequest, *, progress: Progress = lambda done, tot
     job = prepare(request)
     score_missing(job, progress=progress)
     return job, finish(job)
+
+
+def _check_sizes(plan: Plan, run: RunConfig | None) -> None:
+    """Refuse a size that the method cannot fill.
+
+    Raises:
+        EvaluationError: naming the protocol.
+    """
+    if run is None:
+        return
+    multiple = run.method.size_multiple
+    for name, share in plan.shares.items():
+        if share.size and share.size % multiple:
+            needs = f"a multiple of {multiple}, which {run.method.name} needs"
+            raise EvaluationError(f"{name}: {share.size} pixels is not {needs}; give --size")
 
 
 def _check_used(request: EvaluationRequest, plan: Plan) -> None:

@@ -143,7 +143,7 @@ def score_images(
         clock: takes the time of `model` and `metrics`, waiting for the device.
 
     Raises:
-        EvaluationError: a filler returned another size, or numbers that are not finite.
+        EvaluationError: a filler refused the images, or returned another size or numbers that are not finite.
     """
     clock = clock or _NoClock()
     scores: list[Score] = []
@@ -220,7 +220,10 @@ def _batches(scenes: list[Scene], batch: int) -> Iterator[list[Scene]]:
 
 
 def _filled(fill: NamedFiller, subject: str, truth: Tensor, mask: Tensor, scenes: list[Scene]) -> Tensor:
-    predicted = fill(truth * (1 - mask), mask, [scene.image for scene in scenes]).float()
+    try:
+        predicted = fill(truth * (1 - mask), mask, [scene.image for scene in scenes]).float()
+    except ValueError as error:  # a method's refusal of a size or a hole
+        raise EvaluationError(f"{subject}: {error}; nothing was written") from error
     if predicted.shape != truth.shape:
         raise EvaluationError(f"{subject}: filled {tuple(truth.shape)} images as {tuple(predicted.shape)}")
     finite = torch.isfinite(predicted).flatten(1).all(dim=1)
