@@ -36,6 +36,7 @@ log = logging.getLogger(__name__)
 GIB = 1 << 30
 RECENT_BATCHES = 100  # over which the share of waiting is taken
 WAIT_LIMIT = 0.1  # share of waiting that is worth a warning
+WARN_AFTER_BATCHES = 50
 WARN_EVERY_SECONDS = 300
 
 
@@ -113,7 +114,7 @@ class Stream:
         self._traffic = storage.traffic()
         self._recent: deque[tuple[float, float]] = deque(maxlen=RECENT_BATCHES)  # seconds waited, seconds in all
         self._asked_at: float | None = None
-        self._warned_at = 0.0
+        self._next_warning = 0.0
         self._finalizer = weakref.finalize(self, self._loader.close)
 
     def __iter__(self) -> Iterator[Batch]:
@@ -222,10 +223,11 @@ class Stream:
         if self._asked_at is not None:  # the first batch waits for the start, not for the rate
             self._recent.append((given - asked, given - self._asked_at))
         self._asked_at = given
-        if len(self._recent) == RECENT_BATCHES and given - self._warned_at > WARN_EVERY_SECONDS:
-            self._warned_at = given
-            if hint := self.hint():
-                log.warning("%s", hint)
+        if len(self._recent) < WARN_AFTER_BATCHES or given < self._next_warning:
+            return
+        if hint := self.hint():
+            self._next_warning = given + WARN_EVERY_SECONDS
+            log.warning("%s", hint)
 
     def _wait_share(self) -> float:
         total = sum(seconds for _, seconds in self._recent)

@@ -267,6 +267,17 @@ def test_waiting_for_decoding_is_measured_and_its_cause_named(tmp_path):
         assert "likely cause: decoding; raise data.decode_threads" in stream.hint()
 
 
+def test_a_run_that_waits_for_its_data_says_so_once(tmp_path, caplog):
+    write_shards(tmp_path, [24], width=256, height=256)
+    index = index_set(str(tmp_path))
+    with caplog.at_level(logging.WARNING), open_set(index, image_size=256, decode_threads=0, holes=None) as stream:
+        for _ in range(70):
+            stream.next_host()
+    said = [record.message for record in caplog.records if "waiting for data" in record.message]
+    assert len(said) == 1
+    assert "likely cause: decoding" in said[0]
+
+
 def test_a_slow_consumer_does_not_wait(toy):
     with open_set(toy, holes=None) as stream:
         for _ in range(12):
