@@ -48,19 +48,20 @@ def resume(run: RunConfig, trainer: Trainer, session: Session) -> Position | Non
     found = list(reversed(checkpoints.list_checkpoints(run.url))) if session.rank == 0 else []
     for info in found:
         try:
-            state = checkpoints.load_state(info.url)
+            position = checkpoints.restore(info, lambda state: _enter(trainer, state))
         except CheckpointError as error:
             log.warning("%s", error)
             continue
+        log.info("going on from %s", info.url)
         _share(info.url, session)
-        return _enter(trainer, state, info.url)
+        return position
     if session.rank == 0:
         _share(None, session)
         if found:
             raise CheckpointError(f"{run.url}: no checkpoint can be read; delete {run.url}/checkpoints to start anew")
         return None
     url = _share(None, session)
-    return _enter(trainer, checkpoints.load_state(url), url) if url else None
+    return checkpoints.restore(checkpoints.layout.find(url), lambda state: _enter(trainer, state)) if url else None
 
 
 def newest(run: RunConfig) -> CheckpointInfo | None:
@@ -109,10 +110,9 @@ def _load_networks(place: str, method: Method, networks: tuple[str, ...]) -> dic
     return dict.fromkeys(networks, source)
 
 
-def _enter(trainer: Trainer, state: dict[str, Any], url: str) -> Position:
+def _enter(trainer: Trainer, state: dict[str, Any]) -> Position:
     position = Position(**state.pop("position"))
     trainer.load_state_dict(state)
-    log.info("going on from %s", url)
     return position
 
 

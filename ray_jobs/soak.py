@@ -2,18 +2,20 @@
 
     inpaint bench soak --kills 20
 
-Each disturbed run goes through the real driver, Ray Train and two workers. What is killed, and when, is drawn from a seed.
+Each disturbed run goes through the real driver, Ray Train and two workers. What is killed and when is drawn from a
+seed.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,8 +27,9 @@ from inpaint.config import RunConfig
 from inpaint.errors import TrainingError
 from ray_jobs.toy import toy_run, write_toy_shards
 
+EARLY = 0.3  # share of kills that fall before the first checkpoint of a start
 START_SECONDS = 300.0  # most that a start may take until its first step is logged
-LONGEST_LIFE_SECONDS = 20.0  # after its first sign of life
+LONGEST_LIFE_SECONDS = 8.0  # of a start, after its workers are there
 
 
 @dataclass
@@ -75,13 +78,24 @@ def terminate_driver(driver: subprocess.Popen[bytes]) -> str:
     return "driver, by SIGTERM"
 
 
-KILLS: tuple[Callable[[subprocess.Popen[bytes]], str], ...] = (
-    kill_worker, kill_driver, kill_ray, kill_raylet, terminate_driver,
-)  # fmt: skip
+Kill = Callable[[subprocess.Popen[bytes]], str]
+KILLS: dict[str, Kill] = {
+    "worker": kill_worker,
+    "driver": kill_driver,
+    "raylet": kill_raylet,
+    "everything": kill_ray,
+    "terminate": terminate_driver,
+}
 
 
 def soak(
-    root: str, *, kills: int, seed: int, steps: int = 60, say: Callable[[str], None] = print
+    root: str,
+    *,
+    kills: int,
+    seed: int,
+    kinds: Sequence[str] = tuple(KILLS),
+    steps: int = 200,
+    say: Callable[[str], None] = print,
 ) -> dict[str, Any]:
     """Kill a toy run `kills` times at drawn moments and compare its end with an undisturbed one's.
 
@@ -89,6 +103,7 @@ def soak(
         root: local folder or s3:// for the runs; the shards lie in a local folder beside it.
         kills: how often.
         seed: of what is killed and when.
+        kinds: what may be killed, of `KILLS`.
         steps: length of the run.
         say: told what happens.
 
@@ -109,7 +124,7 @@ def soak(
     _finish(_start(calm, shards), calm)
     say(f"undisturbed: {time.monotonic() - began:.0f} s")
     wild = toy_run(root, "wild", *settings, workers=2)
-    counts = _disturb(wild, shards, kills, random.Random(seed), say)
+    counts = _disturb(wild, shards, kills, [KILLS[kind] for kind in kinds], random.Random(seed), say)
     expected, found = Outcome.of(calm.url), Outcome.of(wild.url)
     equal = {"history": expected.history == found.history, "weights": expected.weights == found.weights}
     if not all(equal.values()) or found.step != steps:
@@ -118,35 +133,29 @@ def soak(
 
 
 def _disturb(
-    run: RunConfig, folder: Path, kills: int, draw: random.Random, say: Callable[[str], None]
+    run: RunConfig, folder: Path, kills: int, kinds: Sequence[Kill], draw: random.Random, say: Callable[[str], None]
 ) -> dict[str, int]:
     """Start the run again and again, killing something of it each time, until it has survived so many kills."""
     counts: dict[str, int] = {}
     driver = _start(run, folder)
     while sum(counts.values()) < kills:
-        kind = KILLS[draw.randrange(len(KILLS))]
-        _wait_for_life(driver, run)
-        time.sleep(draw.uniform(0.0, LONGEST_LIFE_SECONDS / 4))
+        kind = draw.choice(kinds)
+        _wait_for_life(driver, run, draw.random() < EARLY)
+        time.sleep(draw.uniform(0.0, LONGEST_LIFE_SECONDS))
         if driver.poll() is not None:
-            say("the run ended before it was killed; its newest checkpoints are removed to go on")
-            _forget(run, draw)
+            say("the run ended before it was killed; its checkpoints are removed to go on")
+            storage.delete_tree(storage.join(run.url, "checkpoints"))
             driver = _start(run, folder)
             continue
         what = kind(driver)
         counts[what] = counts.get(what, 0) + 1
-        newest = checkpoints.latest(run.url)
-        say(f"killed {what} after checkpoint {newest.step if newest else 0}")
+        say(f"killed {what} after checkpoint {_newest_step(run)}")
         if kind not in (kill_worker, kill_raylet):
             driver.wait(START_SECONDS)
         if driver.poll() is not None:
             driver = _start(run, folder)
     _finish(driver, run)
     return counts
-
-
-def _forget(run: RunConfig, draw: random.Random) -> None:
-    """Remove all checkpoints, so that the run has its way before it again."""
-    storage.delete_tree(storage.join(run.url, "checkpoints"))
 
 
 def _start(run: RunConfig, folder: Path) -> subprocess.Popen[bytes]:
@@ -156,7 +165,8 @@ def _start(run: RunConfig, folder: Path) -> subprocess.Popen[bytes]:
     environment = os.environ | {"RAY_AUTH_MODE": "disabled"}
     environment.pop("RAY_ADDRESS", None)
     with (folder / f"{run.name}.log").open("ab") as log:
-        return subprocess.Popen([sys.executable, "-m", "ray_jobs.train", str(path)], stdout=log, stderr=log, env=environment)
+        command = [sys.executable, "-m", "ray_jobs.train", str(path)]
+        return subprocess.Popen(command, stdout=log, stderr=log, env=environment)
 
 
 def _finish(driver: subprocess.Popen[bytes], run: RunConfig) -> None:
@@ -165,13 +175,21 @@ def _finish(driver: subprocess.Popen[bytes], run: RunConfig) -> None:
         raise TrainingError(f"{run.name} ended with exit code {code}; see {run.name}.log beside its shards")
 
 
-def _wait_for_life(driver: subprocess.Popen[bytes], run: RunConfig) -> None:
-    """Until the workers of this start run, or the driver has ended."""
+def _wait_for_life(driver: subprocess.Popen[bytes], run: RunConfig, early: bool) -> None:
+    """Until the workers of this start are there (early) or have written a checkpoint, or the driver has ended."""
     until = time.monotonic() + START_SECONDS
+    before = _newest_step(run)
     while time.monotonic() < until and driver.poll() is None:
-        if len(_named(driver.pid, "ray::RayTrainWorker")) >= run.resources.num_workers:
+        if len(_named(driver.pid, "ray::RayTrainWorker")) >= run.resources.num_workers and (
+            early or _newest_step(run) > before
+        ):
             return
         time.sleep(0.1)
+
+
+def _newest_step(run: RunConfig) -> int:
+    newest = checkpoints.latest(run.url)
+    return newest.step if newest else 0
 
 
 def _named(pid: int, name: str) -> list[int]:
@@ -207,7 +225,5 @@ def _kill(pids: list[int], what: str) -> str:
 
 
 def _signal(pid: int, number: int) -> None:
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.kill(pid, number)
-    except ProcessLookupError:
-        pass

@@ -121,6 +121,7 @@ class _Driver:
             InpaintError: it cannot be mended by itself.
         """
         import ray
+        import ray.train
 
         from ray_jobs.channel import Channel
         from ray_jobs.fitting import fit
@@ -142,9 +143,14 @@ class _Driver:
                 return fitting.result()
             except InpaintError:
                 raise
-            except (ray.exceptions.RayError, RuntimeError, OSError, ConnectionError) as error:
+            except Exception as error:
                 if failure := self._failure(channel):
                     raise getattr(errors, failure["kind"], TrainingError)(failure["message"]) from error
+                if isinstance(error, ray.train.WorkerGroupError):
+                    raise TrainingError(
+                        f"{self.run.name}: workers failed {self.run.resources.max_failures + 1} times, at last with "
+                        f"{_last_cause(error)}; see {self.run.url}/logs"
+                    ) from error
                 if self.own_ray:
                     ray.shutdown()  # and start anew
                 raise _Retry(_first_line(error)) from error
@@ -284,6 +290,12 @@ def with_absolute_root(run: RunConfig) -> RunConfig:
     if storage.is_remote(run.root) or "://" in run.root:
         return run
     return run.model_copy(update={"root": str(Path(run.root).absolute())})
+
+
+def _last_cause(error: Any) -> str:
+    """What the first failing worker raised."""
+    causes = getattr(error, "worker_failures", None) or {0: error}
+    return _first_line(next(iter(causes.values())))
 
 
 def _first_line(error: BaseException) -> str:

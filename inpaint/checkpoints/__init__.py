@@ -22,6 +22,7 @@ _NEED_TORCH = {
     "load_method": "inpaint.checkpoints.loading",
     "load_networks": "inpaint.checkpoints.loading",
     "load_state": "inpaint.checkpoints.loading",
+    "restore": "inpaint.checkpoints.loading",
 }
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "load_state",
     "pull",
     "read_history",
+    "restore",
     "run_url",
 ]
 

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
 from inpaint import storage
+from inpaint.checkpoints.checking import Checks
 from inpaint.checkpoints.layout import CheckpointInfo, find
 from inpaint.checkpoints.pulling import wanted
 from inpaint.config import RunConfig
 from inpaint.config.base import load_yaml, validate
 from inpaint.errors import CheckpointError
 from inpaint.methods import Method, build_method
+
+Result = TypeVar("Result")
 
 
 def load_state(place: str) -> dict[str, Any]:
@@ -33,16 +36,30 @@ def load_state(place: str) -> dict[str, Any]:
     Raises:
         CheckpointError: no checkpoint there, or one that is damaged.
     """
-    info = find(place)
-    with _local(info, everything=True) as folder:
+    return restore(find(place), lambda state: state)
+
+
+def restore(info: CheckpointInfo, use: Callable[[dict[str, Any]], Result]) -> Result:
+    """Give a checkpoint's state to `use` while its checksums are computed beside it.
+
+    Args:
+        info: of a whole checkpoint.
+        use: takes the state over. What it did must be done again from another checkpoint if this function raises.
+
+    Returns:
+        What `use` returned, after every checksum has proved right.
+
+    Raises:
+        CheckpointError: a file is missing, unreadable or not what the manifest says.
+    """
+    names = wanted(info, everything=True)
+    with _here(info, names) as folder, Checks(info, folder, names) as checks:
         networks = {
-            _network_name(name): _read_network(folder / name) for name in info.files if name.startswith("networks/")
+            _network_name(name): _read_network(folder / name) for name in names if name.startswith("networks/")
         }
-        try:
-            rest = torch.load(folder / "trainer.pt", map_location="cpu", weights_only=True, mmap=True)
-        except Exception as error:
-            raise CheckpointError(f"{info.url}/trainer.pt cannot be read ({error}); take another checkpoint") from error
-    return {"networks": networks, **rest}
+        used = use({"networks": networks, **_read_rest(folder / "trainer.pt")})
+        checks.wait()
+    return used
 
 
 def load_networks(place: str) -> dict[str, dict[str, Tensor]]:
@@ -52,7 +69,9 @@ def load_networks(place: str) -> dict[str, dict[str, Tensor]]:
         CheckpointError: no checkpoint there, or one that is damaged.
     """
     info = find(place)
-    with _local(info, everything=False) as folder:
+    names = wanted(info, everything=False)
+    with _here(info, names) as folder, Checks(info, folder, names) as checks:
+        checks.wait()
         return {name: _read_network(folder / "networks" / f"{name}.safetensors") for name in info.inference_networks}
 
 
@@ -85,27 +104,24 @@ def load_settings(info: CheckpointInfo) -> RunConfig:
 
 
 @contextlib.contextmanager
-def _local(info: CheckpointInfo, *, everything: bool) -> Iterator[Path]:
-    """A local folder with the checkpoint's files, each checked against the manifest."""
-    names = wanted(info, everything=everything)
-    with contextlib.ExitStack() as stack, ThreadPoolExecutor(4) as threads:
-        if storage.is_remote(info.url):
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="inpaint-restore-")))
-            list(threads.map(lambda name: _fetch(info, name, folder / name), names))
-        else:
-            folder = Path(info.url)
-            list(threads.map(lambda name: _verify(info, name, folder / name), names))
-        yield folder
+def _here(info: CheckpointInfo, names: list[str]) -> Iterator[Path]:
+    """A local folder with files of the checkpoint."""
+    if not storage.is_remote(info.url):
+        yield storage.local_path(info.url)
+        return
+    with tempfile.TemporaryDirectory(prefix="inpaint-restore-") as place:
+        for name in names:
+            (Path(place) / name).parent.mkdir(parents=True, exist_ok=True)
+        with ThreadPoolExecutor(4) as threads:
+            list(threads.map(lambda name: storage.download(storage.join(info.url, name), Path(place) / name), names))
+        yield Path(place)
 
 
-def _fetch(info: CheckpointInfo, name: str, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    storage.download(storage.join(info.url, name), str(path), sha256=info.files[name]["sha256"])
-
-
-def _verify(info: CheckpointInfo, name: str, path: Path) -> None:
-    if not path.is_file() or storage.sha256_file(str(path)) != info.files[name]["sha256"]:
-        raise CheckpointError(f"{info.url}/{name} is missing or not what its manifest says; take another checkpoint")
+def _read_rest(path: Path) -> dict[str, Any]:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:
+        raise CheckpointError(f"{path} cannot be read ({error}); take another checkpoint") from error
 
 
 def _read_network(path: Path) -> dict[str, Tensor]:

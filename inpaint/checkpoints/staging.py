@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
 from torch import Tensor
 
 ALIGN = 64
+COPIERS = 2  # threads; one core alone does not fill the memory's bandwidth
 _SAFETENSORS_NAMES = {
     torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64",
     torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL",
@@ -26,6 +28,7 @@ class Staging:
     def __init__(self) -> None:
         self.buffer = torch.empty(0, dtype=torch.uint8)
         self.copied: torch.cuda.Event | None = None
+        self._threads = ThreadPoolExecutor(COPIERS, thread_name_prefix="staging")
 
     def hold(self, state: Mapping[str, Any]) -> Any:
         """A copy of nested `state` whose tensors are views of the buffer; valid until the next call.
@@ -51,8 +54,8 @@ class Staging:
                 views |= {id(tensor): torch.empty(tensor.shape, dtype=dtype) for tensor in group}
             start += _aligned(sizes[dtype])
         pairs = [(views[key], tensor.detach()) for key, tensor in tensors.items() if tensor.numel()]
-        if pairs:
-            torch._foreach_copy_([to for to, _ in pairs], [value for _, value in pairs], non_blocking=True)
+        _copy([pair for pair in pairs if pair[1].is_cuda])
+        list(self._threads.map(_copy, _halves([pair for pair in pairs if not pair[1].is_cuda])))
         self.copied = torch.cuda.Event() if any(tensor.is_cuda for tensor in tensors.values()) else None
         if self.copied:
             self.copied.record()
@@ -90,6 +93,22 @@ def safetensors_header(tensors: Mapping[str, Tensor]) -> bytes:
 def raw_bytes(tensor: Tensor) -> memoryview:
     """The bytes of a host tensor in row-major order, not copied where it lies so already."""
     return memoryview(tensor.contiguous().view(-1).view(torch.uint8).numpy()) if tensor.numel() else memoryview(b"")
+
+
+def _copy(pairs: list[tuple[Tensor, Tensor]]) -> None:
+    if pairs:
+        torch._foreach_copy_([to for to, _ in pairs], [value for _, value in pairs], non_blocking=True)
+
+
+def _halves(pairs: list[tuple[Tensor, Tensor]]) -> list[list[tuple[Tensor, Tensor]]]:
+    """The pairs in `COPIERS` lists of about the same number of bytes, in order."""
+    total = sum(to.nbytes for to, _ in pairs)
+    parts: list[list[tuple[Tensor, Tensor]]] = [[] for _ in range(COPIERS)]
+    done = 0
+    for pair in pairs:
+        parts[min(COPIERS - 1, done * COPIERS // max(1, total))].append(pair)
+        done += pair[0].nbytes
+    return parts
 
 
 def _lay_out(region: Tensor, group: list[Tensor]) -> dict[int, Tensor]:

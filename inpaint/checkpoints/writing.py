@@ -15,6 +15,7 @@ import torch
 import yaml
 
 from inpaint import storage
+from inpaint.checkpoints.checking import describe
 from inpaint.checkpoints.history import FILE as HISTORY_FILE
 from inpaint.checkpoints.layout import FORMAT, MANIFEST, checkpoint_url, list_checkpoints, to_keep
 from inpaint.checkpoints.staging import Staging, raw_bytes, safetensors_header
@@ -203,6 +204,5 @@ def _write_files(
     (folder / "metrics.json").write_text(json.dumps(dict(metrics), indent=1))
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     return {
-        str(path.relative_to(folder)): {"bytes": path.stat().st_size, "sha256": storage.sha256_file(str(path))}
-        for path in paths
+        str(path.relative_to(folder)): describe(path) for path in paths
     }
