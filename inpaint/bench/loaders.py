@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import sys
 import warnings
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import numpy as np
@@ -44,7 +46,9 @@ def installed_others(index: Index, images: list[bytes], folder: Path) -> tuple[d
     """Loaders of packages that are here, with their sets written to `folder`, and the names of those that are not."""
     makers = {"mosaicml-streaming": _mosaic, "litdata": _litdata, "ffcv": _ffcv}
     here = [name for name, module in OTHERS.items() if importlib.util.find_spec(module)]
-    return {f"{name}, jpeg": makers[name](images, folder / name) for name in here}, [n for n in OTHERS if n not in here]
+    with redirect_stdout(sys.stderr):  # they talk while they write
+        loaders = {f"{name}, jpeg": makers[name](images, folder / name) for name in here}
+    return loaders, [name for name in OTHERS if name not in here]
 
 
 def _pixels(data: bytes) -> np.ndarray:
