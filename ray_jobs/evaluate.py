@@ -8,6 +8,7 @@ costs the part it was at.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -53,7 +54,8 @@ def run_on_ray(
     """
     request = _everywhere(request)
     job = prepare(request)
-    if start_ray(address):
+    start_ray(address)
+    if not (address or os.environ.get("RAY_ADDRESS")):
         _check_fits(workers=workers, cpus=cpus, gpus=gpus)
     _score(job, request, workers=workers, gpus=gpus, cpus=cpus, progress=progress)
     return job, finish(job)

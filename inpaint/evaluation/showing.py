@@ -40,7 +40,32 @@ def result_tables(result: Result, *, width: int) -> Group:
         for name, table in differences.items():
             shown += _grids(f"{title}, paired ({name})", PROTOCOLS[name], {"": table}, width)
     shown += [Text(f"{name}: left out, {why}", style="yellow") for name, why in result.skipped.items()]
+    if len(result.stamp.protocols) > 2:
+        shown += spread_tables(result)
     return Group(*shown)
+
+
+SPREAD_BINS = ("10-20", "20-30", "30-40", "40-50")
+SPREAD = {"PSNR dB": ("psnr",), "SSIM": ("ssim",), "L1 or MAE": ("l1", "mae")}
+
+
+def spread_tables(result: Result) -> list[RichTable]:
+    """The same fills under every protocol, side by side: how far apart the published ways of scoring lie."""
+    tables = next(iter(result.tables.values()))
+    shown = []
+    for title, names in SPREAD.items():
+        grid = RichTable(title=f"{title} of the same fills by hole %", title_justify="left")
+        for heading in ("protocol", "score", *SPREAD_BINS):
+            grid.add_column(heading, justify="right" if heading in SPREAD_BINS else "left")
+        for protocol, table in tables.items():
+            rules = PROTOCOLS[protocol]
+            column = next((c for c in names if any(c in cells for cells in table.values())), None)
+            if column and any(row in table for row in SPREAD_BINS) and rules.pairing == "each_bin":
+                cells = [table.get(row, {}).get(column) for row in SPREAD_BINS]
+                texts = ["-" if cell is None else mean_text(rules, column, cell) for cell in cells]
+                grid.add_row(protocol, label_of(rules, column), *texts)
+        shown.append(grid)
+    return shown
 
 
 def bins_table(result: Result, *, columns: Sequence[str], protocol: str = "inp-v1", title: str = "") -> RichTable:
@@ -76,8 +101,10 @@ def published_table(item: Beside, *, width: int) -> Group:
     """A paper's table, row by row as printed, and under each bin our results with the marks of what differs."""
     table, rules = item.table, PROTOCOLS.get(item.table.protocol or "")
     shown = RichTable(title=f"{table.source}: {table.title}", title_justify="left", caption_justify="left")
-    for heading in ("hole %", "", *table.metrics):
-        shown.add_column(LABELS.get(heading, heading), justify="right" if heading in table.metrics else "left")
+    shown.add_column("hole %", no_wrap=True)
+    shown.add_column("", overflow="fold", min_width=18)
+    for metric in table.metrics:
+        shown.add_column(LABELS.get(metric, metric), justify="right", no_wrap=True)
     shown.add_column("n", justify="right")
     shown.add_column("differs")
     for bin_name in table.bins:
@@ -85,12 +112,12 @@ def published_table(item: Beside, *, width: int) -> Group:
             cells = [_printed(table, numbers.get(metric)) for metric in table.metrics]
             shown.add_row(bin_name, label, *cells, f"{table.images:,}" if table.images else "?", "")
         for row in (row for row in item.ours if row.bin == bin_name and rules):
-            cells = [_cell(rules, table.columns.get(m, m), row.cells.get(m)) for m in table.metrics]
+            cells = [_cell(rules, table.columns.get(m, m), row.cells.get(m), brief=width < 110) for m in table.metrics]
             n = str(next(iter(row.cells.values())).n) if row.cells else "-"
             shown.add_row(bin_name, f"ours: {row.label}", *cells, n, row.marks, style="bold")
         for (label, name), gain in item.gains.items():
             if name == bin_name and rules:
-                cells = [_cell(rules, table.columns.get(m, m), gain.get(m)) for m in table.metrics]
+                cells = [_cell(rules, table.columns.get(m, m), gain.get(m), brief=width < 110) for m in table.metrics]
                 shown.add_row(bin_name, label, *cells, str(next(iter(gain.values())).n), "paired", style="bold")
         shown.add_section()
     notes = [f"{'*' * (i + 1)} {doubt}" for i, doubt in enumerate(table.doubts)] + [f"- {note}" for note in table.notes]
@@ -204,9 +231,12 @@ def _grid(title: str, protocol: Protocol, tables: Mapping[str, Table], columns: 
     return shown
 
 
-def _cell(protocol: Protocol, column: str, cell: Estimate | None) -> str:
+def _cell(protocol: Protocol, column: str, cell: Estimate | None, *, brief: bool = False) -> str:
+    """Mean over interval; `brief` gives half the interval's width instead."""
     if cell is None:
         return "-"
+    if brief and math.isfinite(cell.mean):
+        return f"{mean_text(protocol, column, cell)}\n±{(cell.high - cell.low) / 2:.{digits_of(protocol, column)}f}"
     return f"{mean_text(protocol, column, cell)}\n{interval_text(protocol, column, cell)}"
 
 
