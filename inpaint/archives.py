@@ -29,6 +29,7 @@ from inpaint.errors import DataError
 DECOMPRESSORS = {".gz": gzip.open, ".tgz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 LARGEST_FILE = 1 << 30  # bytes; a larger file is no photograph, and a zip can claim any size
 READ_AHEAD = 1 << 20
+LOCAL_HEADER = 0x04034B50  # of a file in a zip
 BLOCK_BYTES = 512  # of a tar
 
 
@@ -88,7 +89,7 @@ def read(entry: Entry) -> bytes:
     """The bytes of a file.
 
     Raises:
-        DataError: the archive is cut short there, the file is larger than 1 GiB or its checksum is wrong.
+        DataError: the file is larger than 1 GiB, damaged, or compressed in an unusual way.
         StorageError: the object cannot be read.
     """
     if entry.size > LARGEST_FILE:
@@ -97,22 +98,9 @@ def read(entry: Entry) -> bytes:
         return storage.read_bytes(entry.url)
     if not entry.size:
         return b""
-    data = _range(entry.url, entry.offset, entry.stored)
     if entry.method == 0:
-        if len(data) < entry.size:
-            raise DataError(f"{entry.name}: {storage.name_of(entry.url)} ends inside it")
-        return data
-    return _unzip(entry, data)
-
-
-def _range(url: str, offset: int, length: int) -> bytes:
-    """At most `length` bytes from `offset`; fewer at the object's end."""
-    if storage.is_remote(url):
-        length = min(length, storage.stat(url).size - offset)
-        return storage.read_range(url, offset, length)
-    with open(storage.local_path(url), "rb") as file:
-        file.seek(offset)
-        return file.read(length)
+        return storage.read_range(entry.url, entry.offset, entry.stored)
+    return _unzip(entry)
 
 
 def _sorted(entries: Iterator[Entry], url: str) -> list[Entry]:
@@ -175,28 +163,26 @@ def _zip_entries(url: str) -> Iterator[Entry]:
                 continue
             if info.flag_bits & 1:
                 raise DataError(f"{url}: {info.filename} is encrypted; unpack the archive first")
-            header = 30 + len(info.filename.encode()) + 512  # the local header's own length is not listed
-            yield Entry(
-                _clean(info.filename),
-                info.file_size,
-                url,
-                info.header_offset,
-                info.compress_size + header + len(info.extra),
-                info.compress_type or -1,
-                info.CRC,
-                tag,
-            )
+            name, stored, method = _clean(info.filename), info.compress_size, info.compress_type or -1
+            yield Entry(name, info.file_size, url, info.header_offset, stored, method, info.CRC, tag)
 
 
-def _unzip(entry: Entry, data: bytes) -> bytes:
-    """The file in the bytes from its local header on."""
+def _unzip(entry: Entry) -> bytes:
+    """A member of a zip: a local header of unlisted length, and then its bytes."""
+    assert entry.stored is not None
     try:
-        signature, name_length, extra_length = *struct.unpack("<I", data[:4]), *struct.unpack("<HH", data[26:30])
-        if signature != 0x04034B50:
+        # Behind a member lies at least its line in the list at the end, 46 bytes and the name, and that list's own end,
+        # 22 bytes: so much can be read with it, which is enough for most headers.
+        start = storage.read_range(entry.url, entry.offset, entry.stored + 30 + 2 * len(entry.name) + 64)
+        signature, name_length, extra_length = *struct.unpack("<I", start[:4]), *struct.unpack("<HH", start[26:30])
+        if signature != LOCAL_HEADER:
             raise DataError(f"{entry.name}: no zip header where the archive lists it")
-        body = memoryview(data)[30 + name_length + extra_length :]
+        first, end = 30 + name_length + extra_length, 30 + name_length + extra_length + entry.stored
+        if end > len(start):
+            start += storage.read_range(entry.url, entry.offset + len(start), end - len(start))
+        body = memoryview(start)[first:end]
         if entry.method == -1:
-            content = bytes(body[: entry.size])
+            content = bytes(body)
         elif entry.method == zipfile.ZIP_DEFLATED:
             content = zlib.decompressobj(-15).decompress(body, entry.size)
         elif entry.method == zipfile.ZIP_BZIP2:

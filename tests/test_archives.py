@@ -1,5 +1,6 @@
 import io
 import os
+import struct
 import tarfile
 import zipfile
 
@@ -114,6 +115,21 @@ def test_a_changed_byte_in_a_zip_is_found_when_its_file_is_read(tmp_path):
         with pytest.raises(DataError, match=r"a/b/two\.bin: its checksum"):
             archives.read(next(entry for entry in entries if entry.name == "a/b/two.bin"))
         assert archives.read(entries[-1]) == b"last"
+
+
+def test_a_local_header_may_be_longer_than_the_one_that_is_listed(tmp_path):
+    path = tmp_path / "aligned.zip"
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("a.txt", b"content")
+    data = bytearray(path.read_bytes())
+    padding = struct.pack("<HH", 0xD935, 996) + bytes(996)  # as alignment tools put it into the local header alone
+    data[28:30] = struct.pack("<H", len(padding))
+    data[35:35] = padding
+    end = data.index(b"PK\x05\x06")
+    data[end + 16 : end + 20] = struct.pack("<I", data.index(b"PK\x01\x02"))
+    path.write_bytes(data)
+    with archives.open_source(str(path)) as (entry,):
+        assert archives.read(entry) == b"content"
 
 
 def test_a_zip_that_claims_less_than_it_unpacks_to_is_refused(tmp_path):
