@@ -41,3 +41,49 @@ def evaluate(
 
     results = measure_evaluation(images=images, preset=preset, device=device)
     typer.echo(json.dumps(results) if as_json else "\n".join(report(results)))
+
+
+@bench.command()
+def step(
+    preset: Annotated[str, typer.Option("--method", "-m", help="Preset whose step is measured.")] = "isnet-places2",
+    size: Annotated[int | None, typer.Option(help="Pixels of both sides; 128 on a CPU, the preset's on a GPU.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Images per step; 2 on a CPU, 8 on a GPU.", min=1)] = None,
+    rounds: Annotated[int, typer.Option(help="Interleaved repetitions; medians are printed.", min=1)] = 5,
+    workers: Annotated[int, typer.Option(help="Also measure DDP with 1, 2, 4, ... up to this many.", min=1)] = 1,
+    compiled: Annotated[bool, typer.Option("--compile", help="Also measure the compiled step.")] = False,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda; whichever is there if left out.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")] = False,
+) -> None:
+    """Our training step against the straightforward one: float32 and bf16, shares, memory, equality, scaling."""
+    import torch
+
+    from inpaint.bench.step import bench_step, report
+    from inpaint.config import load_run
+
+    place = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    pixels = size or (128 if place == "cpu" else None)
+    settings = ["feature_weights.vgg19=random", "feature_weights.vgg16=random"]
+    run = load_run(preset, assignments=[*settings, *([f"data.image_size={pixels}"] if pixels else [])])
+    images = batch or (2 if place == "cpu" else 8)
+    results = bench_step(run, batch=images, rounds=rounds, device=place, workers=workers, compiled=compiled)
+    typer.echo(json.dumps(results, indent=1) if as_json else "\n".join(report(results)))
+
+
+@bench.command()
+def fill(
+    preset: Annotated[str, typer.Option("--method", "-m", help="Preset whose network fills.")] = "isnet-places2",
+    size: Annotated[int, typer.Option(help="Pixels of both sides.")] = 256,
+    masks: Annotated[int, typer.Option(help="Masks per bin of hole ratio.", min=1)] = 8,
+    rounds: Annotated[int, typer.Option(help="Interleaved repetitions; medians are printed.", min=1)] = 3,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda; whichever is there if left out.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")] = False,
+) -> None:
+    """One-shot and progressive filling by bins of hole ratio, beside the paper's 1.62."""
+    import torch
+
+    from inpaint.bench.fill import bench_fill, report
+    from inpaint.config import load_run
+
+    place = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    results = bench_fill(load_run(preset), size=size, masks=masks, rounds=rounds, device=place)
+    typer.echo(json.dumps(results, indent=1) if as_json else "\n".join(report(results)))

@@ -1,8 +1,9 @@
 """Convolutions under spectral normalisation, with a norm that passes over the weights as seldom as it can.
 
-The norm is torch's own in mathematics, names and vectors (`parametrizations.weight.0._u` and `_v`), so states are
-exchangeable. It differs in cost: σ falls out of the power iteration, the gradient takes few passes, weights that lie
-channels last are not copied to be flattened, and under autocast the division writes what the convolution reads.
+The norm is the one of torch's hooks and of the paper in mathematics, with the names of torch's parametrisation
+(`parametrizations.weight.0._u` and `_v`), so states of either can be taken over. It differs in cost: σ falls out of the
+power iteration, the gradient takes few passes, weights that lie channels last are not copied to be flattened, and under
+autocast the division writes what the convolution reads.
 """
 
 from __future__ import annotations
@@ -41,8 +42,8 @@ class SpectralNorm(nn.Module):
         self.register_buffer("_u", F.normalize(u, dim=0, eps=eps))
         self.register_buffer("_v", F.normalize(v, dim=0, eps=eps))
         for _ in range(15):
-            self._u.copy_(F.normalize(rows @ self._v, dim=0, eps=eps))
             self._v.copy_(F.normalize(rows.T @ self._u, dim=0, eps=eps))
+            self._u.copy_(F.normalize(rows @ self._v, dim=0, eps=eps))
 
     def forward(self, weight: Tensor) -> Tensor:
         device = weight.device.type
@@ -55,17 +56,16 @@ class SpectralNorm(nn.Module):
 
     def _measure(self, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """σ and the vectors it comes from; v in the order in which the weight lies in memory."""
-        rows, v = _rows(weight), _laid_like(weight, self._v)
+        rows = _rows(weight)
         if not self.training:
-            u = self._u.clone()
+            u, v = self._u.clone(), _laid_like(weight, self._v)
             return torch.dot(u, rows @ v), u, v
-        u = F.normalize(rows @ v, dim=0, eps=self.eps)
-        image = rows.T @ u
-        sigma = torch.linalg.vector_norm(image)
-        v = image / sigma.clamp_min(self.eps)
+        v = F.normalize(rows.T @ self._u, dim=0, eps=self.eps)
+        image = rows @ v
+        u = F.normalize(image, dim=0, eps=self.eps)
         self._u.copy_(u)
         self._v.copy_(_laid_back(weight, v))
-        return torch.dot(image, v), u, v
+        return torch.dot(u, image), u, v
 
 
 class _Divided(torch.autograd.Function):

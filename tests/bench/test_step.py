@@ -1,0 +1,64 @@
+"""The step bench: ours is the plain step in mathematics, and the report has what it promises."""
+
+from __future__ import annotations
+
+import pytest
+
+from inpaint.bench.fill import bench_fill
+from inpaint.bench.fill import report as fill_report
+from inpaint.bench.step import bench_step, report
+from inpaint.bench.step_equality import batch_of, compare, has_plain, without_kinks
+from inpaint.config import load_run
+from inpaint.nn.features import load_features
+
+SMALL = [
+    "feature_weights.vgg19=random", "data.image_size=32", "method.width=8", "method.blocks=1",
+    "method.discriminator_width=8",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def run():
+    return load_run("isnet-places2", assignments=SMALL)
+
+
+def test_our_float32_step_is_the_plain_one_to_rounding(run):
+    apart = compare(run, load_features(run), batch_of(run, 2, "cpu"), device="cpu", steps=4)
+    assert apart["losses"] < 1e-5
+    assert apart["generator_gradients"] < 1e-5
+    assert apart["generator_moves"] < 1e-3  # Adam turns the rounding of vanishing gradients into moves
+    assert apart["discriminator_moves"] < 1e-3
+
+
+def test_channels_last_changes_gradients_by_rounding_only(run):
+    smooth = without_kinks(run)
+    apart = compare(smooth, load_features(run), batch_of(run, 2, "cpu"), device="cpu", steps=1, channels_last=True)
+    assert apart["losses"] < 1e-5
+    assert apart["generator_gradients"] < 1e-5
+
+
+def test_only_what_the_plain_step_computes_is_compared_with_it(run):
+    assert has_plain(run)
+    for other in ("method.gan_loss=nsgan", "method.weights.style=0", "method.design=base", "method.l1_norm=none"):
+        assert not has_plain(load_run("isnet-places2", assignments=[*SMALL, other]))
+
+
+def test_the_bench_reports_every_figure(run):
+    result = bench_step(run, batch=1, rounds=1, device="cpu")
+    assert list(result["variants"]) == ["plain step", "ours, float32", "ours, bf16"]
+    ours = result["variants"]["ours, float32"]
+    assert result["variants"]["plain step"]["speed_up"] == 1.0
+    assert ours["gflop_per_image"] < result["variants"]["plain step"]["gflop_per_image"]
+    assert sum(ours["shares"].values()) == pytest.approx(1.0)
+    assert ours["shares"]["backward"] > ours["shares"]["optimizer"] > 0
+    assert ours["peak_mib"] > 0
+    assert any("DDP" not in line and "ours, bf16" in line for line in report(result))
+
+
+def test_the_fill_bench_counts_the_passes(run):
+    result = bench_fill(run, size=64, masks=2, rounds=1, device="cpu")
+    rows = result["engines"]["bf16"]
+    assert rows["10%-20%"]["extra_passes"] == 0  # at most 20 % of the image: one call
+    assert rows["40%-50%"]["extra_passes"] >= 1
+    assert result["paper_ratio"] == pytest.approx(1.62, abs=0.005)
+    assert "10%-20%" in fill_report(result)[2]
