@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from inpaint import archives, storage
 from inpaint.archives import Entry
-from inpaint.data.catalog import find_split
+from inpaint.data.catalog import find_dataset, find_split
 from inpaint.errors import DataError
 
 IMAGE_ENDINGS = (
@@ -79,6 +79,12 @@ def select(
         chosen = [Candidate(key, entry) for key, entry in zip(keys, images, strict=True)]
         if belongs:
             chosen = _in_split(chosen, belongs, source, f"{dataset} {split}", left_out)
+            if not chosen:
+                examples = ", ".join(entry.name for entry in images[:3])
+                raise DataError(
+                    f"{source}: no image belongs to {dataset} {split} by its name (for instance {examples}); expected "
+                    f"{find_dataset(str(dataset)).layout}"
+                )
         if list_file:
             chosen = _in_list(chosen, list_file, left_out)
         if shuffle is not None:
@@ -143,9 +149,6 @@ def _in_split(
 ) -> list[Candidate]:
     folder = re.sub(r"(\.(tar|zip|tgz|gz|bz2|xz))+$", "", storage.name_of(source), flags=re.IGNORECASE)
     chosen = [c for c in candidates if belongs(f"{folder}/{c.entry.name}")]
-    if not chosen:
-        examples = ", ".join(c.entry.name for c in candidates[:3])
-        raise DataError(f"{source}: no image belongs to {split} by its name (for instance {examples}); see --help")
     left_out[f"not in {split}"] = len(candidates) - len(chosen)
     return chosen
 
