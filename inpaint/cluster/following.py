@@ -15,6 +15,7 @@ from inpaint.cluster.client import Cluster
 from inpaint.cluster.manifest import KIND_LABEL, RUN_LABEL, STOP_ASKED, URL
 from inpaint.cluster.pods import DRIVER_LOG
 from inpaint.cluster.status import Progress, Seen, Summary, is_finished, node_type, summarize
+from inpaint.cluster.stuck import event_time
 from inpaint.cluster.task import SUFFIXES
 from inpaint.errors import ClusterError, StorageError
 
@@ -47,11 +48,13 @@ def look(cluster: Cluster, job: Object) -> Seen:
     name, selector = job["metadata"]["name"], _selector(job)
     cluster_name = (job.get("status") or {}).get("rayClusterName") or ""
     owned = (name, cluster_name) if cluster_name else (name,)
+    events = cluster.list_events(lambda other: other in owned or any(other.startswith(f"{one}-") for one in owned))
+    born = str(job["metadata"].get("creationTimestamp") or "")
     return Seen(
         job=job,
         cluster=cluster.find_cluster(cluster_name) if cluster_name else None,
         pods=cluster.list_pods(selector),
-        events=cluster.list_events(lambda other: other in owned or any(other.startswith(f"{one}-") for one in owned)),
+        events=[event for event in events if event_time(event) >= born],  # not those of an earlier job of this name
     )
 
 

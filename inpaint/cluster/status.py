@@ -108,7 +108,7 @@ def summarize(seen: Seen, progress: Progress, *, now: datetime) -> Summary:
         gpu_hours=gpus * _seconds(status.get("startTime"), status.get("endTime"), now) / 3600,
         attempt=int(status.get("failed") or 0) + 1,
         progress=progress,
-        holds=() if finished else holds,
+        holds=() if finished or state == "running" else holds,
     )
 
 
@@ -223,8 +223,8 @@ def _running(seen: Seen, progress: Progress, job_status: str, holds: tuple[str, 
         return "starting", holds[0] if holds else "the submitter hands it to the head", False
     if _is_replaced(heads[0], seen.cluster):
         return "running", f"the head was lost and replaced; it runs again{_from(progress)}", False
-    workers = [pod for pod in _live(seen.pods) if node_type(pod) == "worker"]
-    if holds and not all(_ready(pod) for pod in workers):
+    ready = sum(_ready(pod) for pod in _live(seen.pods) if node_type(pod) == "worker")
+    if holds and ready < sum(int(group.get("minReplicas", group["maxReplicas"])) for group in _groups(seen.job)):
         return "waiting", holds[0], False
     return "running", "", False
 

@@ -2,6 +2,7 @@
 
 import itertools
 import time
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -126,22 +127,32 @@ def test_a_store_that_does_not_answer_is_asked_once(monkeypatch):
     assert asked == ["s3://lab/a/checkpoints"]
 
 
+def quota_event(name, about, told, minutes=0):
+    stamp = (datetime.now(UTC) + timedelta(minutes=minutes)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return {"metadata": {"name": name}, "type": "Warning", "reason": "FailedCreate",
+            "message": f"exceeded quota: {told}",
+            "involvedObject": {"name": about}, "lastTimestamp": stamp}  # fmt: skip
+
+
 def test_a_summary_puts_all_of_it_together(api, cluster, job):
     api.put("rayclusters", {"metadata": {"name": "paris-abc"}, "spec": {}})
     api.put("pods", pod("paris-1", "submitter"))
     api.put("pods", pod("paris-abc-head", "head"))
-    api.put("pods", pod("paris-abc-w", "worker"))
-    api.put("events", {"metadata": {"name": "e1"}, "type": "Warning", "message": "exceeded quota: q",
-                       "reason": "FailedCreate", "involvedObject": {"name": "paris-abc"}})  # fmt: skip
-    api.put("events", {"metadata": {"name": "e2"}, "type": "Warning", "message": "exceeded quota: other",
-                       "reason": "FailedCreate", "involvedObject": {"name": "parisian"}})  # fmt: skip
+    for event in (quota_event("e1", "paris-abc", "q", 1), quota_event("e2", "parisian", "of another run", 1),
+                  quota_event("e3", "paris-old", "of an earlier job", -60)):  # fmt: skip
+        api.put("events", event)
     api.logs["paris-1", "ray-job-submitter"] = lines("step 7/400 images_per_second=3.5")
     api.set_status("paris", jobDeploymentStatus="Running", jobStatus="RUNNING", rayClusterName="paris-abc")
+    held = "the namespace's quota is used up: q; wait, or ask for more"
 
     about = summary(cluster, cluster.find_job("paris"), StoreReader(patience_seconds=0.2))
-    assert (about.state, about.workers_ready, about.workers_wanted) == ("running", 1, 1)
+    assert (about.state, about.detail, about.holds) == ("waiting", held, (held,))
+    assert (about.workers_ready, about.workers_wanted) == (0, 1)
     assert (about.progress.step, about.progress.images_per_second) == (7, 3.5)
-    assert about.holds == ("the namespace's quota is used up: q; wait, or ask for more",)
+
+    api.put("pods", pod("paris-abc-w", "worker"))  # there was room after all; the event stays for an hour
+    about = summary(cluster, cluster.find_job("paris"), StoreReader(patience_seconds=0.2))
+    assert (about.state, about.holds, about.workers_ready) == ("running", (), 1)
 
 
 def test_stopping_writes_the_mark_that_workers_look_for(api, cluster, job, store):
