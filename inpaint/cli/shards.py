@@ -35,7 +35,7 @@ def write(
     context: typer.Context,
     source: Annotated[str, typer.Argument(metavar="SRC", help="Folder, tar or zip of images, local or s3://.")],
     url: Annotated[str, typer.Argument(metavar="DST", help="Folder for the set, local or s3://.")],
-    dataset: Annotated[str | None, typer.Option(help="Data set whose files and splits are known: places2, celeba, ...")] = None,
+    dataset: Annotated[str | None, typer.Option(help="A known data set: places2, celeba, ...")] = None,
     split: Annotated[str | None, typer.Option(help="Split of --dataset: train, validation or test.")] = None,
     list_file: Annotated[str | None, typer.Option("--list", help="Text file with one image name per line.")] = None,
     samples: Annotated[int | None, typer.Option(help="Samples per shard (default 1000).")] = None,
@@ -167,7 +167,8 @@ def show_report(report: SetReport, *, as_json: bool) -> None:
         typer.echo(json.dumps(asdict(report)))
         return
     for reason, count in [*report.left_out.items(), *report.mended.items()]:
-        typer.echo(f"{count:,} files: {reason}")
+        if count:
+            typer.echo(f"{count:,} files: {reason}")
     for reason, count in Counter(reason for _, reason in report.refused).most_common(SHOWN):
         typer.echo(f"refused {count:,}: {reason}")
     for name, reason in report.refused[:SHOWN]:
