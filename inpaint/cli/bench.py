@@ -87,3 +87,44 @@ def fill(
     place = device or ("cuda" if torch.cuda.is_available() else "cpu")
     results = bench_fill(load_run(preset), size=size, masks=masks, rounds=rounds, device=place)
     typer.echo(json.dumps(results, indent=1) if as_json else "\n".join(report(results)))
+
+
+@bench.command()
+def checkpoint(
+    preset: Annotated[str, typer.Option(help="Whose networks are written and read back.")] = "isnet-places2",
+    rounds: Annotated[int, typer.Option(help="Interleaved repetitions; medians are printed.", min=1)] = 7,
+    device: Annotated[str, typer.Option(help="Where the state lives: cpu or cuda.")] = "cpu",
+    folder: Annotated[str | None, typer.Option(help="On the disk to measure; a temporary one if left out.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")] = False,
+) -> None:
+    """What a checkpoint stalls training and a resume costs, against plain torch.save and torch.load."""
+    from inpaint.bench.checkpoint import measure_checkpoint, report
+
+    results = measure_checkpoint(preset=preset, rounds=rounds, device=device, folder=folder)
+    typer.echo(json.dumps(results, default=asdict) if as_json else "\n".join(report(results)))
+
+
+@bench.command()
+def soak(
+    kills: Annotated[int, typer.Option(help="How often something of the run is killed.", min=1)] = 10,
+    seed: Annotated[int, typer.Option(help="Of what is killed, and when.")] = 0,
+    steps: Annotated[int, typer.Option(help="Length of the toy run.", min=20)] = 200,
+    root: Annotated[str | None, typer.Option(help="Where the runs lie; a temporary folder if left out.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")] = False,
+) -> None:
+    """Kill a toy run's worker, driver, raylet or everything at random; it must end byte for byte as one left alone."""
+    import sys
+    import tempfile
+
+    from ray_jobs.soak import soak as disturb
+
+    with tempfile.TemporaryDirectory(prefix="inpaint-soak-") as place:
+        found = disturb(
+            root or place, kills=kills, seed=seed, steps=steps, say=lambda text: print(text, file=sys.stderr)
+        )
+    if as_json:
+        typer.echo(json.dumps(found))
+        return
+    listed = ", ".join(f"{count} × {what}" for what, count in sorted(found["kills"].items()))
+    typer.echo(f"survived {sum(found['kills'].values())} kills ({listed}) in {found['seconds']:.0f} s")
+    typer.echo("history and weights are byte for byte those of the undisturbed run")
