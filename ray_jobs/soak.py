@@ -49,7 +49,7 @@ class Outcome:
 
 def kill_worker(driver: subprocess.Popen[bytes]) -> str:
     """SIGKILL one of the training workers; Ray restarts the group inside the job."""
-    return _kill(_named(driver.pid, "ray::RayTrainWorker"), "worker")
+    return _kill(workers_of(driver), "worker")
 
 
 def kill_driver(driver: subprocess.Popen[bytes]) -> str:
@@ -180,7 +180,7 @@ def _wait_for_life(driver: subprocess.Popen[bytes], run: RunConfig, early: bool)
     until = time.monotonic() + START_SECONDS
     before = _newest_step(run)
     while time.monotonic() < until and driver.poll() is None:
-        if len(_named(driver.pid, "ray::RayTrainWorker")) >= run.resources.num_workers and (
+        if len(workers_of(driver)) >= run.resources.num_workers and (
             early or _newest_step(run) > before
         ):
             return
@@ -190,6 +190,11 @@ def _wait_for_life(driver: subprocess.Popen[bytes], run: RunConfig, early: bool)
 def _newest_step(run: RunConfig) -> int:
     newest = checkpoints.latest(run.url)
     return newest.step if newest else 0
+
+
+def workers_of(driver: subprocess.Popen[Any]) -> list[int]:
+    """Processes of the training workers below a driver with a Ray of its own."""
+    return _named(driver.pid, "ray::RayTrainWorker")
 
 
 def _named(pid: int, name: str) -> list[int]:

@@ -1,0 +1,93 @@
+"""The real driver with real Ray workers: killed, refused, stopped, and still the same run."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import yaml
+
+from inpaint import checkpoints, storage
+from ray_jobs.session import PlainSession
+from ray_jobs.soak import KILLS, soak, workers_of
+from ray_jobs.toy import toy_run
+from ray_jobs.worker import train
+
+START_SECONDS = 240
+
+
+def start(run, folder):
+    path = folder / f"{run.name}.yaml"
+    path.write_text(yaml.safe_dump(run.to_dict()))
+    command = [sys.executable, "-m", "inpaint", "train", str(path), "--json"]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for(condition, driver):
+    until = time.monotonic() + START_SECONDS
+    while time.monotonic() < until and driver.poll() is None:
+        if condition():
+            return
+        time.sleep(0.05)
+    pytest.fail(f"waited in vain; the driver says: {driver.communicate()[1][-2000:] if driver.poll() else 'nothing'}")
+
+
+def test_a_run_whose_worker_is_killed_ends_as_one_process_alone_would(root):
+    """Two workers against one process: the elastic promise, equal to rounding; the kill must leave no mark at all."""
+    run = toy_run(root, "killed", "stages.gan.steps=60", "checkpoints.every=5", workers=2)
+    driver = start(run, root)
+    wait_for(lambda: checkpoints.latest(run.url), driver)
+    os.kill(workers_of(driver)[0], signal.SIGKILL)
+    out, err = driver.communicate(timeout=START_SECONDS)
+
+    assert driver.returncode == 0, err
+    assert json.loads(out)["reason"] == "finished"
+    alone = toy_run(root, "alone", "stages.gan.steps=60", "checkpoints.every=5")
+    train(alone, PlainSession())
+    rows, expected = checkpoints.read_history(run.url), checkpoints.read_history(alone.url)
+    assert [row["step"] for row in rows] == [row["step"] for row in expected]
+    assert rows[0] == pytest.approx(expected[0], rel=1e-4)
+    assert rows[4]["generator/l1"] == pytest.approx(expected[4]["generator/l1"], rel=1e-3)
+    starts = json.loads(storage.read_bytes(storage.join(run.url, "provenance.json")))["starts"]
+    assert len(starts) == 2
+    assert {"worker-0-0.log", "worker-1-0.log", "driver-0.log"} <= {
+        storage.name_of(info.url) for info in storage.list_objects(storage.join(run.url, "logs"))
+    }
+
+
+@pytest.mark.slow
+def test_sigterm_writes_a_checkpoint_and_a_second_driver_is_refused_meanwhile(root):
+    run = toy_run(root, "termed", "stages.gan.steps=100000", "checkpoints.every=100000")
+    driver = start(run, root)
+    wait_for(lambda: storage.exists(storage.join(run.url, "provenance.json")), driver)
+    second = start(run, root)
+    _, err = second.communicate(timeout=START_SECONDS)
+    driver.terminate()
+    out, _ = driver.communicate(timeout=START_SECONDS)
+
+    assert second.returncode == 1
+    assert "is being trained by process" in err
+    assert driver.returncode == 128 + signal.SIGTERM
+    assert checkpoints.latest(run.url).step == json.loads(out)["step"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", sorted(KILLS))
+def test_each_kind_of_kill_is_survived_byte_for_byte(tmp_path, kind):
+    found = soak(str(tmp_path), kills=2, seed=1, kinds=[kind], steps=60)
+
+    assert found["equal"] == {"history": True, "weights": True}
+
+
+@pytest.mark.slow
+def test_an_error_that_starting_again_cannot_mend_is_one_line_and_ends_the_run(root):
+    run = toy_run(root, "odd", "method.generator_optimizer.learning_rate=1e30", "stages.gan.steps=40")
+    driver = start(run, root)
+    _, err = driver.communicate(timeout=START_SECONDS)
+
+    assert driver.returncode == 1
+    assert err.strip().splitlines()[-1].startswith("inpaint: step ")
+    assert "is not finite" in err
