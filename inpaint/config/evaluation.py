@@ -90,8 +90,8 @@ class EvaluationRequest(Strict):
                 name = idle or ("size" if self.size else "batch")
                 raise ValueError(f"{name} has no effect on finished images; leave it out")
         networks = {*self.lpips, *self.features, *self.faces}
-        if idle := sorted(self.sha256.keys() - networks):
-            raise ValueError(f"sha256 of {idle[0]} has no effect; no network of that name is given")
+        if unused := sorted(self.sha256.keys() - networks):
+            raise ValueError(f"sha256 of {unused[0]} has no effect; no network of that name is given")
         if self.subject.startswith("baseline:"):
             if self.best:
                 raise ValueError("best has no effect on a baseline; leave it out")

@@ -30,8 +30,8 @@ def results_of(folder: str) -> list[Found]:
 
 
 def results_of_root(root: str) -> list[Found]:
-    """Every whole result of the runs, baselines and finished images of a root."""
-    places = [storage.join(root, kind) for kind in ("runs", "baselines", "evaluations")]
+    """Every whole result of the runs of a root, and of the baselines and finished images beside them."""
+    places = [storage.join(root, kind) for kind in ("runs", "evaluations")]
     return [found for place in places for found in results_of(place)]
 
 

@@ -111,8 +111,7 @@ def prepare(request: EvaluationRequest) -> Job:
     )
     _check_used(request, plan)
     _check_sizes(plan, subject.run)
-    home = subject.home or storage.join(request.root, "baselines", subject.name.removeprefix("baseline-"))
-    out = request.out or storage.join(home, "evaluations")
+    out = request.out or storage.join(subject.home or request.root, "evaluations")
     return Job(request, subject, plan, perceptual, inceptions, dataset, skipped, device, out)
 
 
