@@ -224,7 +224,7 @@ def _running(seen: Seen, progress: Progress, job_status: str, holds: tuple[str, 
     if _is_replaced(heads[0], seen.cluster):
         return "running", f"the head was lost and replaced; it runs again{_from(progress)}", False
     ready = sum(_ready(pod) for pod in _live(seen.pods) if node_type(pod) == "worker")
-    least = [int(group["minReplicas"] if "minReplicas" in group else group["maxReplicas"]) for group in _groups(seen.job)]
+    least = [int(each["minReplicas"] if "minReplicas" in each else each["maxReplicas"]) for each in _groups(seen.job)]
     if holds and ready < sum(least):
         return "waiting", holds[0], False
     return "running", "", False
