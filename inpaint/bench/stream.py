@@ -22,6 +22,7 @@ from inpaint.bench.stream_s3 import PIPE_RECIPE, measure_clients, measure_s3
 from inpaint.config.run import DataConfig
 from inpaint.data.decoding import Decoder, simplejpeg
 from inpaint.data.index import Index, index_set
+from inpaint.data.reading import Reader
 from inpaint.data.stream import Stream
 
 SIZE = 256
@@ -64,7 +65,7 @@ def measure_stream(*, samples: int = 2048, rounds: int = 5, with_s3: bool = True
         images = [pictures.jpeg(image) for image in pictures.cuts(min(samples, 400), size=SIZE)]
         pictures.write_set(root / "small", images, samples=samples, shards=8)
         index = index_set(str(root / "small"))
-        small, absent = _measure_disk(index, images, root, samples, rounds)
+        small, absent = _measure_disk(index, root, rounds)
         results: dict[str, Any] = {
             "jpeg_bytes": sum(map(len, images)) / len(images),
             "cpu_count": os.cpu_count(),
@@ -84,11 +85,9 @@ def measure_stream(*, samples: int = 2048, rounds: int = 5, with_s3: bool = True
     return results
 
 
-def _measure_disk(
-    index: Index, images: list[bytes], root: Path, samples: int, rounds: int
-) -> tuple[dict[str, Cost], list[str]]:
+def _measure_disk(index: Index, root: Path, rounds: int) -> tuple[dict[str, Cost], list[str]]:
     urls = [str(path) for path in sorted((root / "small").glob("*.tar"))]
-    every = [images[i % len(images)] for i in range(samples)]
+    every = _samples_of(index)
     others, absent = loaders.installed_others(index, every, root / "others")
     with ExitStack() as stack:
         ours = {
@@ -114,7 +113,8 @@ def _measure_large(images: list[bytes], root: Path, count: int, rounds: int) -> 
     """1024×683 sources to 256×256, with malloc tuned in PIL's favour."""
     keep_freed_memory()
     pictures.write_set(root / "large", images, samples=count, shards=4)
-    index, every = index_set(str(root / "large")), [images[i % len(images)] for i in range(count)]
+    index = index_set(str(root / "large"))
+    every = _samples_of(index)
     with ExitStack() as stack:
         scaled, whole = _open(stack, index), _open(stack, index, dct_scaling=False)
         for stream in (scaled, whole):
@@ -219,6 +219,12 @@ def _epoch(draw: Callable[[], Any], stream: Stream) -> Callable[[], int]:
         return stream.batches_per_epoch * loaders.BATCH
 
     return run
+
+
+def _samples_of(index: Index) -> list[bytes]:
+    """The set's images in the shuffled order of an epoch, each in memory of its own, as a loader meets them."""
+    reader, order = Reader(index, None), np.random.default_rng(0).permutation(len(index))
+    return [reader.read_alone(sample) for sample in order.tolist()]
 
 
 def _bare(images: list[bytes]) -> Callable[[], int]:
