@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from inpaint.nn.precision import without_autocast
+
 
 def perceptual(predicted: Mapping[str, Tensor], image: Mapping[str, Tensor], layers: Iterable[str]) -> Tensor:
     """Sum over `layers` of the mean absolute difference of features; scalar.
@@ -27,7 +29,7 @@ def gram(features: Tensor) -> Tensor:
     Source: ISNet Eq. (2).
     """
     channels, height, width = features.shape[1:]
-    with torch.autocast(features.device.type, enabled=False):
+    with without_autocast(features):
         if features.is_contiguous(memory_format=torch.channels_last):  # as it lies in memory, without a copy
             flat = features.permute(0, 2, 3, 1).flatten(1, 2).float()
             return flat.transpose(1, 2) @ flat / (channels * height * width)
