@@ -43,7 +43,7 @@ def wrap(objective: Objective, *, all_reached: bool) -> DistributedDataParallel:
         all_reached: every parameter gets a gradient; otherwise the graph is searched for those that do not.
     """
     return DistributedDataParallel(
-        objective, broadcast_buffers=False, gradient_as_bucket_view=True, find_unused_parameters=not all_reached
+        objective, forward_sync_buffers=False, gradient_as_bucket_view=True, find_unused_parameters=not all_reached
     )
 
 
