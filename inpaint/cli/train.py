@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from contextlib import redirect_stdout
 from typing import Any
 
 import typer
@@ -39,7 +40,7 @@ def train(
     _require_training()
     from ray_jobs.train import run_training
 
-    with Screen(run) as screen:
+    with Screen(run) as screen, redirect_stdout(sys.stderr):  # Ray prints of its own accord
         result = run_training(
             run,
             address=address,
