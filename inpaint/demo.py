@@ -26,7 +26,7 @@ from inpaint.errors import ConfigError
 BUCKET = "inpaint-demo"
 RUN = "demo"
 HOLE_SEED = 7
-PICTURE_PIXELS = 192
+PICTURE_PIXELS = 64  # near the size the model is trained at
 SHARD_SAMPLES = 256
 MODEL = "ISNet (tiny)"  # the model's column in the table
 

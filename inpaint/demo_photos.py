@@ -8,15 +8,12 @@ from pathlib import Path
 from PIL import Image
 
 TRAINING = (
-    "rocket.jpg",
-    "brick.png",
     "camera.png",
     "coffee.png",
     "coins.png",
-    "grass.png",
-    "gravel.png",
-    "hubble_deep_field.jpg",
     "motorcycle_left.png",
+    "motorcycle_right.png",
+    "rocket.jpg",
 )
 HELD_OUT = ("astronaut.png", "chelsea.png")
 CROP_SIDES = (96, 144, 224)  # pixels of the photo; every crop is then shrunk to the model's size
