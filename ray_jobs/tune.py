@@ -9,19 +9,37 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 import tempfile
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
+from inpaint import storage
 from inpaint.config.sweep import SweepConfig, load_sweep
 from inpaint.errors import ClusterError, InpaintError
-from inpaint.sweep.trials import Record, Trial, begin, planned, read_records, run_of, sweep_url, trial_id, write_record
+from inpaint.sweep.scores import check_metrics
+from inpaint.sweep.trials import (
+    Record,
+    Trial,
+    begin,
+    check_unchanged,
+    known_trials,
+    planned,
+    propose_trials,
+    read_records,
+    remaining,
+    run_of,
+    sweep_url,
+    trial_id,
+    write_record,
+)
 from ray_jobs.lease import Lease
-from ray_jobs.preflight import preflight
+from ray_jobs.preflight import machine, preflight
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +58,7 @@ def run_sweep(
     on_record: Report = lambda record, done, total: None,
     on_note: Callable[[str], None] = lambda text: log.info("%s", text),
 ) -> dict[str, Record]:
-    """Make every trial of a sweep that has no record yet.
+    """Make every trial of a sweep that has no record yet, and those that failed.
 
     Args:
         sweep: checked definition.
@@ -53,22 +71,30 @@ def run_sweep(
         All records by trial.
 
     Raises:
-        ConfigError: a definition other than the one the sweep was started with.
+        ConfigError: a definition other than the one the sweep was started with, or a metric that nobody logs.
         ClusterError: more at a time than the cluster holds.
         TrainingError: another driver makes this sweep.
     """
+    import ray
+
     from ray_jobs.runtime import start_ray
 
-    begin(sweep, root=root)
+    root = root if storage.is_remote(root) else str(Path(root).absolute())
     known = planned(sweep)
+    check_unchanged(sweep, root=root)
+    check_metrics(sweep, root=root)
+    if not (address or os.environ.get("RAY_ADDRESS") or ray.is_initialized()):
+        check_capacity(sweep, known, root=root, have=here())
     preflight(run_of(sweep, known[0], root=root), local=False)
     with ExitStack() as stack:
         stack.enter_context(Lease(sweep_url(sweep.name, root=root)).acquire(on_wait=on_note))
-        start_ray(address)
-        concurrent = check_capacity(sweep, known, root=root)
+        if start_ray(address):
+            stack.callback(ray.shutdown)
+        concurrent = check_capacity(sweep, known, root=root, have=ray.cluster_resources())
+        begin(sweep, root=root)
         total = max(len(known), sweep.trials * len(sweep.seeds))
         watch = stack.enter_context(_Watch(sweep, root, total, on_record))
-        todo = [trial for trial in known if trial.id not in watch.seen]
+        todo = remaining(sweep, root=root)
         on_note(f"{sweep.name}: {len(watch.seen)} of {total} trials done, {concurrent} at a time")
         if todo:
             _fit(sweep, todo, root=root, concurrent=concurrent)
@@ -77,21 +103,25 @@ def run_sweep(
     return read_records(sweep.name, root=root)
 
 
-def check_capacity(sweep: SweepConfig, trials: list[Trial], *, root: str) -> int:
-    """How many trials the cluster holds at a time, or the smaller number that the sweep asks for.
+def here() -> dict[str, float]:
+    """What a Ray of our own on this machine would hold."""
+    found = machine()
+    return {"CPU": found["cpus"], "GPU": found["gpus"]}
+
+
+def check_capacity(sweep: SweepConfig, trials: list[Trial], *, root: str, have: dict[str, float]) -> int:
+    """How many trials a cluster that has so much holds at a time, or the smaller number that the sweep asks for.
 
     Raises:
         ClusterError: not even one, or fewer than asked for; waiting would never end.
     """
-    import ray
-
-    have = ray.cluster_resources()
     holds = min(_holds(run_of(sweep, trial, root=root).resources, have) for trial in trials)
     text = f"the cluster has {have.get('CPU', 0):g} CPUs and {have.get('GPU', 0):g} GPUs"
     if holds < 1:
         raise ClusterError(f"{sweep.name}: {text}, which does not hold one trial; see resources in its settings")
     if sweep.concurrent and sweep.concurrent > holds:
-        raise ClusterError(f"{sweep.name}: concurrent {sweep.concurrent}, but {text}, enough for {holds} trials")
+        raise ClusterError(f"{sweep.name}: concurrent {sweep.concurrent}, but {text}, enough for {holds}; "
+                           "ask for fewer, or lower resources in its settings")
     return sweep.concurrent or holds
 
 
@@ -108,16 +138,15 @@ def _fit(sweep: SweepConfig, trials: list[Trial], *, root: str, concurrent: int)
     from ray import tune
 
     by_id = {trial.id: trial for trial in trials}
+    first = run_of(sweep, trials[0], root=root)
     plain = {"sweep": sweep.model_dump(mode="json"), "root": root}
     with tempfile.TemporaryDirectory(prefix="inpaint-tune-") as folder:
         results = tune.Tuner(
-            tune.with_resources(_trial, _demand(run_of(sweep, trials[0], root=root).resources)),
+            tune.with_resources(_trial, _demand(first.resources)),
             param_space={**plain, "trial": tune.grid_search([asdict(trial) for trial in trials])},
-            tune_config=tune.TuneConfig(
-                metric=sweep.metric,
-                mode=sweep.metrics[sweep.metric],
+            tune_config=tune.TuneConfig(  # without the metric: a trial that diverges at once has none to report
                 max_concurrent_trials=concurrent,
-                reuse_actors=True,
+                reuse_actors=first.resources.num_workers == 1,  # workers of a trial end with its own process
                 scheduler=_scheduler(sweep, root),
                 trial_dirname_creator=lambda trial: trial.trial_id,
             ),
@@ -125,6 +154,7 @@ def _fit(sweep: SweepConfig, trials: list[Trial], *, root: str, concurrent: int)
                 name=sweep.name,
                 storage_path=folder,
                 failure_config=tune.FailureConfig(max_failures=RESTARTS),
+                callbacks=[_stopped_recorder(sweep, root)],
                 verbose=0,
             ),
         ).fit()
@@ -138,19 +168,20 @@ def _fit(sweep: SweepConfig, trials: list[Trial], *, root: str, concurrent: int)
 def _search(sweep: SweepConfig, *, root: str, concurrent: int) -> None:
     """Trials that learn from the recorded ones, a round of `concurrent` at a time, until there are enough.
 
-    The proposals of a round are a function of the definition and the records, so a sweep that was killed proposes the
-    same again.
+    A round is written down before it starts, so a sweep that was killed makes the same trials and not others.
     """
-    while (number := len(read_records(sweep.name, root=root)) // len(sweep.seeds)) < sweep.trials:
-        count = min(concurrent, sweep.trials - number)
-        proposed = propose(sweep, list(read_records(sweep.name, root=root).values()), count)
+    while (number := len(known_trials(sweep, root=root)) // len(sweep.seeds)) < sweep.trials:
+        records = read_records(sweep.name, root=root)
+        if len(records) < len(known_trials(sweep, root=root)):
+            return  # it was interrupted; started again, it goes on from here
+        proposed = propose(sweep, list(records.values()), min(concurrent, sweep.trials - number))
         trials = [
             Trial(trial_id(sweep, number + offset, seed), f"tpe {number + offset + 1}", values, {}, seed)
             for offset, values in enumerate(proposed)
             for seed in sweep.seeds
         ]
-        done = read_records(sweep.name, root=root)
-        _fit(sweep, [trial for trial in trials if trial.id not in done], root=root, concurrent=concurrent)
+        propose_trials(sweep, trials, root=root)
+        _fit(sweep, trials, root=root, concurrent=concurrent)
 
 
 def propose(sweep: SweepConfig, records: list[Record], count: int) -> list[dict[str, Any]]:
@@ -203,10 +234,36 @@ def _scheduler(sweep: SweepConfig, root: str) -> Any:
     steps = run_of(sweep, planned(sweep)[0], root=root).total_steps
     return ASHAScheduler(
         time_attr="step",
+        metric=sweep.metric,
+        mode=sweep.metrics[sweep.metric],
         max_t=steps,
         grace_period=sweep.scheduler.grace_steps,
         reduction_factor=sweep.scheduler.reduction,
     )
+
+
+def _stopped_recorder(sweep: SweepConfig, root: str) -> Any:
+    """Keeps a record of a trial that the scheduler ended: its own process no longer speaks then."""
+    from ray import tune
+
+    class Recorder(tune.Callback):
+        def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+            planned_as, last = Trial(**trial.config["trial"]), trial.last_result or {}
+            found = read_records(sweep.name, root=root).get(planned_as.id)
+            if found is None or found.status == "failed":
+                write_record(sweep, _stopped(sweep, planned_as, last, root=root), root=root)
+
+    return Recorder()
+
+
+def _stopped(sweep: SweepConfig, trial: Trial, last: dict[str, Any], *, root: str) -> Record:
+    run = run_of(sweep, trial, root=root)
+    scores = {name: float(last[name]) for name in sweep.metrics if name in last}
+    return Record(
+        trial.id, trial.label, trial.values, trial.seed, "stopped", int(last.get("step", 0)), scores,
+        float(last.get("time_total_s", 0.0)), gpus=run.resources.gpus_per_worker * run.resources.num_workers,
+        reason="by the scheduler",
+    )  # fmt: skip
 
 
 def _failed(trial: Trial, error: BaseException) -> Record:
@@ -219,7 +276,7 @@ class _Watch:
 
     def __init__(self, sweep: SweepConfig, root: str, total: int, on_record: Report) -> None:
         self._sweep, self._root, self._total, self._on_record = sweep, root, total, on_record
-        self.seen = set(read_records(sweep.name, root=root))
+        self.seen = {r.id for r in read_records(sweep.name, root=root).values() if r.status != "failed"}
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._work, name="sweep-watch", daemon=True)
 
@@ -239,7 +296,7 @@ class _Watch:
     def _look(self) -> None:
         try:
             for name, record in read_records(self._sweep.name, root=self._root).items():
-                if name not in self.seen:
+                if name not in self.seen and record.status != "failed":
                     self.seen.add(name)
                     self._on_record(record, len(self.seen), self._total)
         except InpaintError as error:  # the store hiccups; the next look tells

@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from typing import Any
 
 import torch
+from torch import nn
 
 from inpaint.checkpoints import CheckpointWriter
 from inpaint.checkpoints.history import History
@@ -27,7 +28,7 @@ from inpaint.training import NotFiniteError, Trainer
 from inpaint.training.distributed import copy_from_first
 from inpaint.training.health import look
 from inpaint.training.samples import sample_grid
-from ray_jobs.resuming import Position, resume, warm_start
+from ray_jobs.resuming import Position, resume, settle, warm_start
 from ray_jobs.session import Session
 from ray_jobs.stopping import StopMark, Stops
 
@@ -43,6 +44,8 @@ def train(
     *,
     provenance: Mapping[str, Any] | None = None,
     may_write: Callable[[], None] = lambda: None,
+    features: Callable[[RunConfig], dict[str, nn.Module]] = load_features,
+    evaluator: Callable[[RunConfig, torch.device], TrainingEvaluator] = TrainingEvaluator,
 ) -> dict[str, Any]:
     """Train a run from where it stands to its end, or until asked to stop.
 
@@ -51,6 +54,8 @@ def train(
         session: where this worker runs.
         provenance: where this start comes from, for the run's folder.
         may_write: called before a checkpoint is made valid; raises when this process has lost the run.
+        features: gives the frozen feature networks; a process that trains many runs keeps them between two.
+        evaluator: gives the run's evaluator; likewise.
 
     Returns:
         "step", "reason" (finished, stopped or preempted), and the newest scores.
@@ -59,7 +64,7 @@ def train(
         InpaintError: training cannot go on; the newest checkpoint is whole.
     """
     with ExitStack() as stack:
-        return _Worker(run, session, stack, provenance or {}, may_write).work()
+        return _Worker(run, session, stack, provenance or {}, may_write, features, evaluator).work()
 
 
 class _Worker:
@@ -72,19 +77,21 @@ class _Worker:
         stack: ExitStack,
         provenance: Mapping[str, Any],
         may_write: Callable[[], None],
+        features: Callable[[RunConfig], dict[str, nn.Module]],
+        evaluator: Callable[[RunConfig, torch.device], TrainingEvaluator],
     ) -> None:
         self.run, self.session = run, session
         self.chief = session.rank == 0
         torch.manual_seed(run.seed)
-        method = build_method(run, load_features(run))
+        method = build_method(run, features(run))
         self.trainer = Trainer(
             method, run.training, seed=run.seed, device=session.device, rank=session.rank, world_size=session.world_size
         )
         self.method = method
-        self.evaluate = TrainingEvaluator(run, session.device)
-        position = resume(run, self.trainer, session)
-        sources = warm_start(run, method) if position is None else {}
-        self.position = position or Position()
+        self.evaluate = evaluator(run, session.device)
+        self.restored = resume(run, self.trainer, session)
+        sources = warm_start(run, method) if self.restored is None else {}
+        self.position = self.restored.position if self.restored else Position()
         self.scores: dict[str, float] = {}
         if self.chief:
             record(run, provenance={**provenance, "from_step": self.trainer.step, "warm_start": sources})
@@ -108,6 +115,8 @@ class _Worker:
                 device=self.session.device,
             )
             try:
+                if not self._settled():
+                    continue
                 if self.position.data:
                     stream.check_state(self.position.data)
                 reason = self._walk(stream)
@@ -120,6 +129,18 @@ class _Worker:
             log.info("%s at step %d", reason, self.trainer.step)
             self.writer.close(patience_seconds=PREEMPTED_PATIENCE_SECONDS if reason == "preempted" else None)
         return {"step": self.trainer.step, "reason": reason, **self.scores}
+
+    def _settled(self) -> bool:
+        """Whether what was restored has proved right; if not, an older checkpoint is in its place."""
+        if self.restored is None:
+            return True
+        self.restored = settle(self.run, self.trainer, self.session, self.restored)
+        if self.restored is None:
+            return True
+        self.position = self.restored.position
+        if self.chief:
+            self.history.cut(self.trainer.step)
+        return False
 
     def _walk(self, stream: Any) -> str:
         """Train until the end or a reason to stop; why it ended."""
@@ -158,7 +179,13 @@ class _Worker:
         """Scores on the held-out pairs, with the averaged weights where the run keeps them, and rank 0's buffers."""
         copy_from_first(self.method.buffers(), self.session.world_size)
         with self.trainer.averaged():
-            return self.evaluate(self.method, self.session.rank, self.session.world_size)
+            scores = self.evaluate(self.method, self.session.rank, self.session.world_size)
+        wanted, known = self.run.checkpoints.metric, {name.partition("@")[0] for name in scores}
+        if self.run.checkpoints.keep_best and wanted.partition("@")[0] not in known:
+            raise ConfigError(
+                f"checkpoints.metric: {wanted} is not scored{suggest(wanted, known)}; choose of {', '.join(sorted(known))}"
+            )
+        return scores
 
     def _log(self, step: int, row: dict[str, float], speed: dict[str, float]) -> None:
         self.history.add(step, row)
@@ -203,13 +230,14 @@ class _Worker:
             raise error
         if self.chief:
             self.writer.close()
-        restored = resume(self.run, self.trainer, self.session)
-        if restored is None:
+        self.restored = resume(self.run, self.trainer, self.session)
+        if self.restored is None:
             raise error
+        before = self.restored.position
         self.position = Position(
-            skipped=restored.skipped + error.step - self.trainer.step,
+            skipped=before.skipped + error.step - self.trainer.step,
             rollbacks=position.rollbacks + 1,
-            data=restored.data,
+            data=before.data,
         )
         self.stops.begin_again()
         if self.chief:

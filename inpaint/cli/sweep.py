@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -52,9 +53,10 @@ def run(
         print(f"[{done}/{total}] {record.id} {record.label}: {record.status}{shown} ({record.seconds:.0f} s)",
               file=sys.stderr, flush=True)  # fmt: skip
 
-    records = run_sweep(
-        config, root=place, address=address, on_record=told, on_note=lambda text: print(text, file=sys.stderr)
-    )
+    with redirect_stdout(sys.stderr):  # Ray prints of its own accord
+        records = run_sweep(
+            config, root=place, address=address, on_record=told, on_note=lambda text: print(text, file=sys.stderr)
+        )
     _print_states(config.name, records, as_json=as_json)
 
 
@@ -65,12 +67,12 @@ def status(name: str = NAME, root: str | None = ROOT, as_json: bool = AS_JSON) -
     inpaint sweep status isnet-loss-weights --root s3://lab/inpaint
     """
     from inpaint.checkpoints import latest
-    from inpaint.sweep.trials import planned, read_records, recorded, run_of
+    from inpaint.sweep.trials import known_trials, read_records, recorded, run_of
 
     place = _root(root)
     config, records = recorded(name, root=place), read_records(name, root=place)
     begun = {}
-    for trial in planned(config):
+    for trial in known_trials(config, root=place):
         if trial.id not in records:
             newest = latest(run_of(config, trial, root=place).url)
             if newest:
@@ -135,8 +137,11 @@ def _root(root: str | None) -> str:
 def _print_first(config: Any, root: str, *, as_json: bool) -> None:
     from dataclasses import asdict
 
-    from inpaint.sweep.trials import planned, run_of
+    from inpaint.sweep.scores import check_metrics
+    from inpaint.sweep.trials import check_unchanged, planned, run_of
 
+    check_unchanged(config, root=root)
+    unchecked = check_metrics(config, root=root)
     trials = planned(config)[:12]
     if as_json:
         print(json.dumps({"sweep": config.model_dump(mode="json"), "trials": [asdict(trial) for trial in trials]}))
@@ -146,6 +151,8 @@ def _print_first(config: Any, root: str, *, as_json: bool) -> None:
     print(f"{config.name}: {config.trials} trials × {len(config.seeds)} seeds, budget {config.budget or '–'}, "
           f"{first.total_steps} steps of {first.training.global_batch}; a trial holds {each.num_workers} × "
           f"({each.cpus_per_worker:g} CPUs, {each.gpus_per_worker:g} GPUs)")  # fmt: skip
+    for text in unchecked:
+        print(f"not checked here: {text}", file=sys.stderr)
     for trial in trials:
         values = " ".join(f"{path.rpartition('.')[2]}={_number(value)}" for path, value in trial.values.items())
         print(f"  {trial.id} {trial.label}: {values}")

@@ -73,7 +73,8 @@ class Method(nn.Module, ABC):
     """One published method.
 
     Direct child modules are its networks: trained by the stages that name them, saved under their attribute's name.
-    A child listed in `frozen` (VGG, a published prior) is never trained, saved or wrapped.
+    A child listed in `frozen` (VGG, a published prior) is never trained, saved or wrapped. `own_scores` are the names
+    that `scores` gives.
 
     Args:
         config: the method's settings.
@@ -81,6 +82,7 @@ class Method(nn.Module, ABC):
     """
 
     frozen: tuple[str, ...] = ()
+    own_scores: tuple[str, ...] = ()
 
     def __init__(self, config: MethodConfig, steps: Mapping[str, int]) -> None:
         super().__init__()

@@ -132,6 +132,7 @@ class EdgeTexture(Method):
 
     config: EdgeTextureConfig
     frozen = ("vgg",)
+    own_scores = ("edge_precision", "edge_recall")
 
     def __init__(
         self, config: EdgeTextureConfig, steps: Mapping[str, int], features: Mapping[str, nn.Module]

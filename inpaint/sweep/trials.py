@@ -1,11 +1,12 @@
 """The trials of a sweep and their records in the store.
 
     <root>/sweeps/<sweep>/sweep.yaml            the definition it was started with
-    <root>/sweeps/<sweep>/trials/<id>.json      what became of a trial; written once, when it is over
+    <root>/sweeps/<sweep>/proposed/<id>.json    a trial that a learning search asked for; written before it starts
+    <root>/sweeps/<sweep>/trials/<id>.json      what became of a trial; written when it is over
     <root>/sweeps/<sweep>/runs/<sweep>-<id>/    the trial's run, like any other
 
 The records are the truth about a sweep: a trial without one is to be done, from its run's newest checkpoint. So no
-trial is lost or made twice, whoever is killed when.
+trial is lost or made twice, whoever is killed when. One that is recorded as failed is tried again at the next start.
 """
 
 from __future__ import annotations
@@ -128,19 +129,30 @@ def begin(sweep: SweepConfig, *, root: str) -> None:
     Raises:
         ConfigError: it was started with another definition; names what differs.
     """
-    place = storage.join(sweep_url(sweep.name, root=root), DEFINITION)
-    text = yaml.safe_dump(sweep.model_dump(mode="json"), sort_keys=False)
+    text = yaml.safe_dump(sweep.model_dump(mode="json"), sort_keys=False).encode()
     try:
-        storage.write_bytes(place, text.encode(), if_absent=True)
+        storage.write_bytes(_definition(sweep.name, root), text, if_absent=True)
     except storage.AlreadyExists:
-        known, asked = (s.model_dump(mode="json") for s in (recorded(sweep.name, root=root), sweep))
-        changed = [key for key in asked if key not in GROWING and known[key] != asked[key]]
-        if changed:
-            raise ConfigError(
-                f"{place}: the sweep was started with another {', '.join(changed)}; "
-                "give the definition that it was started with, or another --name"
-            ) from None
-        storage.write_bytes(place, text.encode())
+        check_unchanged(sweep, root=root)
+        storage.write_bytes(_definition(sweep.name, root), text)
+
+
+def check_unchanged(sweep: SweepConfig, *, root: str) -> None:
+    """Refuse another definition than the one that a sweep of this name was started with, if it was.
+
+    Raises:
+        ConfigError: names what differs.
+    """
+    place = _definition(sweep.name, root)
+    if not storage.exists(place):
+        return
+    known, asked = (s.model_dump(mode="json") for s in (recorded(sweep.name, root=root), sweep))
+    changed = [key for key in asked if key not in GROWING and known[key] != asked[key]]
+    if changed:
+        raise ConfigError(
+            f"{place}: the sweep was started with another {', '.join(changed)}; "
+            "give the definition that it was started with, or another --name"
+        )
 
 
 def recorded(name: str, *, root: str) -> SweepConfig:
@@ -149,7 +161,7 @@ def recorded(name: str, *, root: str) -> SweepConfig:
     Raises:
         ConfigError: no such sweep under this root.
     """
-    place = storage.join(sweep_url(name, root=root), DEFINITION)
+    place = _definition(name, root)
     if not storage.exists(place):
         raise ConfigError(f"{place}: no sweep of this name here; `inpaint sweep run {name}` starts one")
     return validate(SweepConfig, load_yaml(storage.read_bytes(place).decode(), place=place), place=place)
@@ -170,7 +182,25 @@ def read_records(name: str, *, root: str) -> dict[str, Record]:
     return dict(sorted(found.items()))
 
 
+def propose_trials(sweep: SweepConfig, trials: list[Trial], *, root: str) -> None:
+    """Write down trials that a search asked for, so that a sweep started again makes these and no others."""
+    for trial in trials:
+        place = storage.join(sweep_url(sweep.name, root=root), "proposed", f"{trial.id}.json")
+        storage.write_bytes(place, json.dumps(asdict(trial), indent=1).encode())
+
+
+def known_trials(sweep: SweepConfig, *, root: str) -> list[Trial]:
+    """The planned trials, and those that the search has proposed so far."""
+    infos = storage.list_objects(storage.join(sweep_url(sweep.name, root=root), "proposed"))
+    return planned(sweep) + [Trial(**json.loads(storage.read_bytes(info.url))) for info in infos]
+
+
 def remaining(sweep: SweepConfig, *, root: str) -> list[Trial]:
-    """Trials that are to be done, in order."""
-    done = read_records(sweep.name, root=root)
-    return [trial for trial in planned(sweep) if trial.id not in done]
+    """Trials that are to be done, in order: those without a record, and those that failed."""
+    records = read_records(sweep.name, root=root)
+    over = {name for name, record in records.items() if record.status != "failed"}
+    return [trial for trial in known_trials(sweep, root=root) if trial.id not in over]
+
+
+def _definition(name: str, root: str) -> str:
+    return storage.join(sweep_url(name, root=root), DEFINITION)
