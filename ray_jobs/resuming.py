@@ -6,10 +6,12 @@ import logging
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import torch
 import torch.distributed as dist
 
 from inpaint import checkpoints
 from inpaint.checkpoints import CheckpointInfo
+from inpaint.checkpoints.checking import Checks
 from inpaint.config import RunConfig
 from inpaint.errors import CheckpointError, ConfigError
 from inpaint.methods import Method
@@ -37,36 +39,64 @@ class Position:
         return asdict(self)
 
 
-def resume(run: RunConfig, trainer: Trainer, session: Session) -> Position | None:
+@dataclass
+class Restored:
+    """A trainer put back, and the checksums of what it was put back from, which are still being computed."""
+
+    position: Position
+    checks: Checks
+
+
+def resume(
+    run: RunConfig, trainer: Trainer, session: Session, *, older_than: int | None = None
+) -> Restored | None:
     """Put the trainer where the run's newest usable checkpoint was; None when there is none.
 
-    A damaged checkpoint is passed over for the one before it, with a warning. Rank 0 chooses for all.
+    A checkpoint that cannot be read is passed over for the one before it, with a warning. Rank 0 chooses for all.
+    `settle` must be called before the first step.
+
+    Args:
+        older_than: only checkpoints of earlier steps.
 
     Raises:
         CheckpointError: there are checkpoints, and none can be used.
     """
     found = list(reversed(checkpoints.list_checkpoints(run.url))) if session.rank == 0 else []
     for info in found:
+        if older_than is not None and info.step >= older_than:
+            continue
         try:
-            position = checkpoints.restore(info, lambda state: _enter(trainer, state))
+            restored = _restore(info, trainer)
         except CheckpointError as error:
             log.warning("%s", error)
             continue
         log.info("going on from %s", info.url)
         _share(info.url, session)
-        return position
+        return restored
     if session.rank == 0:
         _share(None, session)
         if found:
             raise CheckpointError(f"{run.url}: no checkpoint can be read; delete {run.url}/checkpoints to start anew")
         return None
     url = _share(None, session)
-    return checkpoints.restore(checkpoints.layout.find(url), lambda state: _enter(trainer, state)) if url else None
+    return _restore(checkpoints.layout.find(url), trainer) if url else None
 
 
-def newest(run: RunConfig) -> CheckpointInfo | None:
-    """The newest whole checkpoint, of which a run may begin again."""
-    return checkpoints.latest(run.url)
+def settle(run: RunConfig, trainer: Trainer, session: Session, restored: Restored) -> Restored | None:
+    """Wait for the checksums on all ranks; None when they are right, else what was restored from an older checkpoint.
+
+    Raises:
+        CheckpointError: there is no older one.
+    """
+    damaged = torch.zeros((), dtype=torch.int64, device=session.device)
+    try:
+        restored.checks.wait()
+    except CheckpointError as error:
+        log.warning("%s", error)
+        damaged += 1
+    if session.world_size > 1:
+        dist.all_reduce(damaged, dist.ReduceOp.MAX)
+    return resume(run, trainer, session, older_than=trainer.step) if damaged.item() else None
 
 
 def warm_start(run: RunConfig, method: Method) -> dict[str, str]:
@@ -108,6 +138,10 @@ def _load_networks(place: str, method: Method, networks: tuple[str, ...]) -> dic
         except RuntimeError as error:
             raise CheckpointError(f"{source}: {network} does not fit this run's settings ({error})") from error
     return dict.fromkeys(networks, source)
+
+
+def _restore(info: CheckpointInfo, trainer: Trainer) -> Restored:
+    return Restored(*checkpoints.begin_restore(info, lambda state: _enter(trainer, state)))
 
 
 def _enter(trainer: Trainer, state: dict[str, Any]) -> Position:

@@ -18,6 +18,7 @@ from inpaint.checkpoints.layout import CheckpointInfo, best, latest, list_checkp
 from inpaint.checkpoints.pulling import pull
 
 _NEED_TORCH = {
+    "begin_restore": "inpaint.checkpoints.loading",
     "CheckpointWriter": "inpaint.checkpoints.writing",
     "load_method": "inpaint.checkpoints.loading",
     "load_networks": "inpaint.checkpoints.loading",
@@ -28,6 +29,7 @@ _NEED_TORCH = {
 __all__ = [
     "CheckpointInfo",
     "CheckpointWriter",
+    "begin_restore",
     "best",
     "latest",
     "list_checkpoints",

@@ -10,6 +10,7 @@ import mmap
 import os
 import zlib
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -35,26 +36,24 @@ class Checks:
         info: what they ought to be.
         folder: where they are.
         names: which of them.
+        afterwards: closed when the check is over, for instance the folder itself.
     """
 
-    def __init__(self, info: CheckpointInfo, folder: Path, names: list[str]) -> None:
-        self._info, self._folder = info, folder
+    def __init__(
+        self, info: CheckpointInfo, folder: Path, names: list[str], *, afterwards: ExitStack | None = None
+    ) -> None:
+        self._info, self._afterwards = info, afterwards or ExitStack()
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="checksum")
         self._found: list[tuple[str, int, Future[int]]] = []
         for name in names:
             entry, path = info.files[name], folder / name
             if not path.is_file() or path.stat().st_size != entry["bytes"]:
                 self._threads.shutdown()
-                self._refuse(name)
+                with self._afterwards:
+                    self._refuse(name)
             for number, expected in enumerate(entry["crc32"]):
                 job = self._threads.submit(_crc32, path, number * PIECE_BYTES)
                 self._found.append((name, expected, job))
-
-    def __enter__(self) -> Checks:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._threads.shutdown(cancel_futures=True)
 
     def wait(self) -> None:
         """Return when every piece has proved right.
@@ -62,9 +61,13 @@ class Checks:
         Raises:
             CheckpointError: names the file that is damaged.
         """
-        for name, expected, job in self._found:
-            if job.result() != expected:
-                self._refuse(name)
+        with self._afterwards:
+            try:
+                for name, expected, job in self._found:
+                    if job.result() != expected:
+                        self._refuse(name)
+            finally:
+                self._threads.shutdown(cancel_futures=True)
 
     def _refuse(self, name: str) -> None:
         raise CheckpointError(

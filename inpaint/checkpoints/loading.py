@@ -52,14 +52,28 @@ def restore(info: CheckpointInfo, use: Callable[[dict[str, Any]], Result]) -> Re
     Raises:
         CheckpointError: a file is missing, unreadable or not what the manifest says.
     """
+    used, checks = begin_restore(info, use)
+    checks.wait()
+    return used
+
+
+def begin_restore(info: CheckpointInfo, use: Callable[[dict[str, Any]], Result]) -> tuple[Result, Checks]:
+    """`restore` whose checksums are still being computed when it returns.
+
+    Returns:
+        What `use` returned, and the checks; what was restored is not to be relied on before their `wait` has returned.
+
+    Raises:
+        CheckpointError: a file is missing or unreadable.
+    """
     names = wanted(info, everything=True)
-    with _here(info, names) as folder, Checks(info, folder, names) as checks:
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(_here(info, names))
         networks = {
             _network_name(name): _read_network(folder / name) for name in names if name.startswith("networks/")
         }
         used = use({"networks": networks, **_read_rest(folder / "trainer.pt")})
-        checks.wait()
-    return used
+        return used, Checks(info, folder, names, afterwards=stack.pop_all())
 
 
 def load_networks(place: str) -> dict[str, dict[str, Tensor]]:
@@ -70,8 +84,8 @@ def load_networks(place: str) -> dict[str, dict[str, Tensor]]:
     """
     info = find(place)
     names = wanted(info, everything=False)
-    with _here(info, names) as folder, Checks(info, folder, names) as checks:
-        checks.wait()
+    with _here(info, names) as folder:
+        Checks(info, folder, names).wait()
         return {name: _read_network(folder / "networks" / f"{name}.safetensors") for name in info.inference_networks}
 
 

@@ -256,3 +256,8 @@ def test_a_value_beyond_its_bound_so_many_times_ends_the_run(root):
 def test_a_bound_on_a_value_that_is_never_logged_is_an_error(root):
     with pytest.raises(ConfigError, match=r"nothing is logged as psnrr; did you mean psnr\?"):
         train(toy_run(root, "typo", "health.stop_when={psnrr: {below: 1}}"), PlainSession())
+
+
+def test_keeping_the_best_by_a_score_that_is_never_computed_is_an_error(root):
+    with pytest.raises(ConfigError, match=r"checkpoints.metric: psnrr is not scored; did you mean psnr\?"):
+        train(toy_run(root, "unscored", "checkpoints.metric=psnrr"), PlainSession())
