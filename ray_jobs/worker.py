@@ -183,7 +183,8 @@ class _Worker:
         wanted, known = self.run.checkpoints.metric, {name.partition("@")[0] for name in scores}
         if self.run.checkpoints.keep_best and wanted.partition("@")[0] not in known:
             raise ConfigError(
-                f"checkpoints.metric: {wanted} is not scored{suggest(wanted, known)}; choose of {', '.join(sorted(known))}"
+                f"checkpoints.metric: {wanted} is not scored{suggest(wanted, known)}; "
+                f"choose one of {', '.join(sorted(known))}"
             )
         return scores
 
