@@ -79,6 +79,7 @@ def run_sweep(
 
     from ray_jobs.runtime import start_ray
 
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # with verbose=0, nothing of Tune's on the screen
     root = root if storage.is_remote(root) else str(Path(root).absolute())
     known = planned(sweep)
     check_unchanged(sweep, root=root)

@@ -39,13 +39,13 @@ def register(app: typer.Typer) -> None:
 
 @report.command("page")
 def page(
-    run: str = typer.Argument(..., help="A run's name under the root, or its URL."),
+    run: str = typer.Argument(..., help="Name under the root of a run or a sweep, or a run's URL."),
     out: str | None = typer.Option(None, "--out", "-o", help="Folder or s3:// URL to write to; here if left out."),
     leak_check: bool = typer.Option(True, "--leak-check/--no-leak-check", help="Look for test images in training."),
     root: str | None = ROOT,
     as_json: bool = AS_JSON,
 ) -> None:
-    """Write one HTML page that needs no network, and the same as Markdown.
+    """Write one HTML page that needs no network, and the same as Markdown; of a sweep, its report with a CSV.
 
     inpaint report tiny --root s3://lab/inpaint
     """
@@ -56,6 +56,12 @@ def page(
     from inpaint.evaluation.report import report_run
 
     url = run_url(run, root=root)
+    if not storage.exists(storage.join(url, "run.yaml")) and _is_sweep(run, root):
+        from inpaint.cli.sweep import write_report
+
+        places = write_report(run, root=_root(root), out=out, pictures=True)
+        print(json.dumps({"sweep": run, **places}) if as_json else places["html"])
+        return
     pairs = [s for found in results_of(url) if (s := sets_of(found))] if leak_check else []
     leaks = look_for_leaks(pairs)
     made = report_run(url, leaks=[*leaks.found.values(), *leaks.unknown.values()])
@@ -144,6 +150,14 @@ def look_for_leaks(pairs: list[tuple[str, str]]) -> Leaks:
             planned=lambda images: bar.update(task, total=images, visible=True),
             progress=lambda images: bar.advance(task, images),
         )
+
+
+def _is_sweep(name: str, root: str | None) -> bool:
+    """Whether a sweep of this name was started under the root."""
+    from inpaint import storage
+    from inpaint.sweep.trials import DEFINITION, sweep_url
+
+    return "/" not in name and storage.exists(storage.join(sweep_url(name, root=_root(root)), DEFINITION))
 
 
 def _root(root: str | None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -43,7 +44,7 @@ def run(
     config = load_sweep(definition, budget=budget, name=name, assignments=assignments)
     place = _root(root)
     if dry_run:
-        _print_first(config, place, as_json=as_json)
+        _print_first(config, place, local=not (address or os.environ.get("RAY_ADDRESS")), as_json=as_json)
         return
     from ray_jobs.tune import run_sweep
 
@@ -92,19 +93,7 @@ def report(
 
     inpaint sweep report isnet-loss-weights --root s3://lab/inpaint
     """
-    from inpaint import storage
-    from inpaint.sweep.report import report_sweep
-
-    place = _root(root)
-    grid = None
-    if pictures:
-        from inpaint.sweep.pictures import front_pictures
-
-        grid = front_pictures(name, root=place)
-    made = report_sweep(name, root=place, pictures=grid)
-    places = {kind: storage.join(out or ".", f"{name}.{kind}") for kind in ("html", "md", "csv")}
-    for kind, text in (("csv", made.csv), ("md", made.markdown), ("html", made.html)):
-        storage.write_bytes(places[kind], text.encode())
+    places = write_report(name, root=_root(root), out=out, pictures=pictures)
     print(json.dumps({"sweep": name, **places}) if as_json else places["html"])
 
 
@@ -128,20 +117,43 @@ def promote(
     print(json.dumps({"preset": str(path)}) if as_json else f"{path}: train it with `inpaint train {path}`")
 
 
-def _root(root: str | None) -> str:
-    import os
+def write_report(name: str, *, root: str, out: str | None, pictures: bool) -> dict[str, str]:
+    """Write a sweep's report into a folder, this one when None; the places by kind."""
+    from inpaint import storage
+    from inpaint.sweep.report import report_sweep
 
+    grid = None
+    if pictures:
+        from inpaint.sweep.pictures import front_pictures
+
+        grid = front_pictures(name, root=root)
+    made = report_sweep(name, root=root, pictures=grid)
+    places = {kind: storage.join(out or ".", f"{name}.{kind}") for kind in ("html", "md", "csv")}
+    for kind, text in (("csv", made.csv), ("md", made.markdown), ("html", made.html)):
+        storage.write_bytes(places[kind], text.encode())
+    return places
+
+
+def _root(root: str | None) -> str:
     return root or os.environ.get("INPAINT_ROOT") or "inpaint-root"
 
 
-def _print_first(config: Any, root: str, *, as_json: bool) -> None:
+def _print_first(config: Any, root: str, *, local: bool, as_json: bool) -> None:
     from dataclasses import asdict
 
+    from inpaint.errors import ClusterError
     from inpaint.sweep.scores import check_metrics
     from inpaint.sweep.trials import check_unchanged, planned, run_of
+    from ray_jobs.tune import check_capacity, here
 
     check_unchanged(config, root=root)
-    unchecked = check_metrics(config, root=root)
+    for text in check_metrics(config, root=root):
+        print(f"not checked here: {text}", file=sys.stderr)
+    if local:
+        try:
+            check_capacity(config, planned(config), root=root, have=here())
+        except ClusterError as error:  # the definition may be meant for another place than this
+            print(f"not on this machine: {error}", file=sys.stderr)
     trials = planned(config)[:12]
     if as_json:
         print(json.dumps({"sweep": config.model_dump(mode="json"), "trials": [asdict(trial) for trial in trials]}))
@@ -151,8 +163,6 @@ def _print_first(config: Any, root: str, *, as_json: bool) -> None:
     print(f"{config.name}: {config.trials} trials × {len(config.seeds)} seeds, budget {config.budget or '–'}, "
           f"{first.total_steps} steps of {first.training.global_batch}; a trial holds {each.num_workers} × "
           f"({each.cpus_per_worker:g} CPUs, {each.gpus_per_worker:g} GPUs)")  # fmt: skip
-    for text in unchecked:
-        print(f"not checked here: {text}", file=sys.stderr)
     for trial in trials:
         values = " ".join(f"{path.rpartition('.')[2]}={_number(value)}" for path, value in trial.values.items())
         print(f"  {trial.id} {trial.label}: {values}")

@@ -1,0 +1,74 @@
+"""`inpaint sweep` and `inpaint report SWEEP` from the command line, where nothing needs to be trained."""
+
+import json
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from inpaint.cli import app
+from inpaint.config.sweep import load_sweep
+from inpaint.errors import ConfigError
+from inpaint.sweep.trials import Record, begin, planned, write_record
+
+SETTINGS = ["settings.data.dataset=photos", "trials=10"]
+OPTIONS = [word for setting in SETTINGS for word in ("--set", setting)]
+
+
+@pytest.fixture
+def swept(tmp_path):
+    """A root in which the loss-weight search has two records of ten."""
+    sweep = load_sweep("isnet-loss-weights", budget="tiny", assignments=SETTINGS)
+    begin(sweep, root=str(tmp_path))
+    for trial, psnr in zip(planned(sweep), (20.0, 21.0), strict=False):
+        record = Record(trial.id, trial.label, trial.values, trial.seed, "finished", 40, {"psnr": psnr, "l1": 5.0}, 9.0)
+        write_record(sweep, record, root=str(tmp_path))
+    return tmp_path
+
+
+def call(*words):
+    return CliRunner().invoke(app, [str(word) for word in words], catch_exceptions=False)
+
+
+@pytest.mark.parametrize("command", [("report",), ("sweep", "report")])
+def test_a_sweeps_report_is_written_in_three_forms(swept, command):
+    out = call(*command, "isnet-loss-weights", "--root", swept, "--out", swept / "page", "--json")
+    places = json.loads(out.stdout.splitlines()[-1])
+    assert places.pop("sweep") == "isnet-loss-weights"
+    assert sorted(places) == ["csv", "html", "md"]
+    assert "Table 1, row 2" in (swept / "page" / "isnet-loss-weights.csv").read_text()
+
+
+def test_status_counts_what_is_over(swept):
+    out = call("sweep", "status", "isnet-loss-weights", "--root", swept)
+    assert "2 of 10 trials over (2 finished)" in out.stdout
+
+
+def test_a_dry_run_prints_the_first_trials_and_writes_nothing(tmp_path):
+    words = ["sweep", "run", "isnet-loss-weights", "--budget", "tiny", *OPTIONS, "--root", tmp_path]
+    out = call(*words, "--dry-run")
+    assert "40 steps of 8" in out.stdout
+    assert "000 Table 1, row 1: l1=48.08 adversarial=5.412" in out.stdout
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_dry_run_says_when_this_machine_holds_less_than_the_sweep_asks_for(tmp_path):
+    words = ["sweep", "run", "isnet-loss-weights", "--budget", "tiny", *OPTIONS, "--root", tmp_path]
+    out = call(*words, "--set", "concurrent=1000", "--dry-run")
+    assert "not on this machine: isnet-loss-weights: concurrent 1000, but the cluster has" in out.stderr
+
+
+def test_a_dry_run_refuses_a_metric_that_nobody_logs(tmp_path):
+    with pytest.raises(ConfigError, match="no trial logs pnsr; did you mean psnr"):
+        call("sweep", "run", "isnet-loss-weights", "--set", "metrics={pnsr: max}", "--root", tmp_path, "--dry-run")
+
+
+def test_a_dry_run_refuses_a_changed_definition_under_an_old_name(swept):
+    with pytest.raises(ConfigError, match="started with another budget"):
+        call("sweep", "run", "isnet-loss-weights", "--budget", "256k", *OPTIONS, "--root", swept, "--dry-run")
+
+
+def test_a_promoted_trial_names_where_it_comes_from(swept, monkeypatch):
+    monkeypatch.chdir(swept)
+    call("sweep", "promote", "isnet-loss-weights", "001", "--as", "better", "--root", swept)
+    assert yaml.safe_load((swept / "better.yaml").read_text())["method"]["weights"]["style"] == 44.101921
