@@ -128,3 +128,17 @@ def soak(
     listed = ", ".join(f"{count} × {what}" for what, count in sorted(found["kills"].items()))
     typer.echo(f"survived {sum(found['kills'].values())} kills ({listed}) in {found['seconds']:.0f} s")
     typer.echo("history and weights are byte for byte those of the undisturbed run")
+
+
+@bench.command()
+def sweep(
+    trials: Annotated[int, typer.Option(help="Trials of the sweep.", min=1)] = 10,
+    alone: Annotated[int, typer.Option(help="Trials made by a fresh process each.", min=2)] = 4,
+    concurrent: Annotated[int, typer.Option(help="Trials at a time, in both ways.", min=1)] = 2,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")] = False,
+) -> None:
+    """Trials per hour of a tiny sweep against one `inpaint train` process per trial, and the share spent training."""
+    from inpaint.bench.sweep import measure_sweep, report
+
+    results = measure_sweep(trials=trials, alone=alone, concurrent=concurrent)
+    typer.echo(json.dumps(results) if as_json else "\n".join(report(results)))
