@@ -8,6 +8,7 @@ import sys
 import time
 
 import pytest
+import torch
 import yaml
 
 from inpaint import checkpoints, storage
@@ -15,6 +16,7 @@ from inpaint.config.sweep import load_sweep
 from inpaint.errors import ClusterError, ConfigError
 from inpaint.sweep.trials import Record, begin, known_trials, planned, read_records, remaining, run_of, write_record
 from ray_jobs.toy import toy_run
+from ray_jobs.trial import kept_evaluator, kept_features
 from ray_jobs.tune import check_capacity, propose, run_sweep
 
 START_SECONDS = 240
@@ -45,9 +47,20 @@ def definition(root):
     return write
 
 
-def start(path, root):
-    command = [sys.executable, "-m", "inpaint", "sweep", "run", path, "--root", str(root), "--json"]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+@pytest.fixture
+def start():
+    """Starts the command; whatever still runs at the end of the test is ended."""
+    started = []
+
+    def begin_driver(path, root):
+        command = [sys.executable, "-m", "inpaint", "sweep", "run", path, "--root", str(root), "--json"]
+        started.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
+        return started[-1]
+
+    yield begin_driver
+    for driver in started:
+        driver.kill()
+        driver.communicate()
 
 
 def begun(sweep, root):
@@ -61,7 +74,7 @@ def failed(trial):
 
 def test_a_sweep_makes_every_trial_alike_and_one_that_diverges_stops_no_other(definition, root):
     """Two trials with the same values are byte for byte the same: weights, data order, holes and scored pairs are."""
-    sweep = load_sweep(definition())
+    sweep = load_sweep(definition(concurrent=1))
     told = []
     begin(sweep, root=str(root))
     write_record(sweep, failed(planned(sweep)[0]), root=str(root))
@@ -76,15 +89,30 @@ def test_a_sweep_makes_every_trial_alike_and_one_that_diverges_stops_no_other(de
     assert records["000"].metrics["psnr"] == histories[0][-1]["psnr"]
     assert {"generator/l1", "ssim", "l1"} <= set(records["003"].metrics)
     assert remaining(sweep, root=str(root)) == []
+    leases = (root / "sweeps" / "small" / "runs").glob("*/lease.json")
+    assert len({json.loads(path.read_text())["pid"] for path in leases}) == 1  # one process made them all
+
+
+def test_trials_of_a_process_share_frozen_features_and_held_out_photographs(definition, root):
+    path = definition(settings=["method.weights.perceptual=0.1", "feature_weights={vgg16: random, vgg19: random}"])
+    sweep, cpu = load_sweep(path), torch.device("cpu")
+    first, second = (run_of(sweep, planned(sweep)[number], root=str(root)) for number in (0, 3))
+    other = run_of(load_sweep(path, assignments=["settings.evaluation.seed=1"]), planned(sweep)[0], root=str(root))
+
+    assert kept_features(first)
+    assert kept_features(second) is kept_features(first)
+    evaluator = kept_evaluator(first, cpu)
+    assert kept_evaluator(second, cpu) is evaluator
+    assert kept_evaluator(other, cpu) is not evaluator
 
 
 @pytest.mark.slow
-def test_a_killed_sweep_goes_on_keeps_what_is_finished_and_makes_no_trial_twice(definition, root):
-    path = definition(settings=["stages.gan.steps=400", "checkpoints.every=10"], concurrent=1)
+def test_a_killed_sweep_goes_on_keeps_what_is_finished_and_makes_no_trial_twice(definition, root, start):
+    path = definition(settings=["stages.gan.steps=120", "checkpoints.every=10", "evaluation.every=120"], concurrent=1)
     sweep, root = load_sweep(path), str(root)
     driver = start(path, root)
     until = time.monotonic() + START_SECONDS
-    while not (read_records("small", root=root) and len(begun(sweep, root)) > len(read_records("small", root=root))):
+    while not (read_records("small", root=root) and set(begun(sweep, root)) - set(read_records("small", root=root))):
         assert time.monotonic() < until
         assert driver.poll() is None, driver.communicate()[1]
         time.sleep(0.1)
