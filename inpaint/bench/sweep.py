@@ -32,13 +32,14 @@ SETTINGS = (
 )
 
 
-def measure_sweep(*, trials: int, alone: int, concurrent: int) -> dict[str, Any]:
+def measure_sweep(*, trials: int, alone: int, concurrent: int, steps: int | None = None) -> dict[str, Any]:
     """Trials per hour of both ways.
 
     Args:
         trials: of the sweep.
         alone: trials made by processes of their own; half before the sweep, half after it.
         concurrent: at a time, in both ways.
+        steps: of a trial; the budget's when None.
 
     Returns:
         "sweep_seconds" and "alone_seconds" (wall, all trials), "sweep_per_hour" and "alone_per_hour", "ratio",
@@ -51,12 +52,12 @@ def measure_sweep(*, trials: int, alone: int, concurrent: int) -> dict[str, Any]
 
     with tempfile.TemporaryDirectory(prefix="inpaint-bench-") as root:
         write_toy_shards(root)
-        options = [*SETTINGS, f"trials={trials}", f"concurrent={concurrent}"]
-        sweep = load_sweep(DEFINITION, budget="tiny", assignments=options)
+        path = _write_definition(root, f"trials={trials}", f"concurrent={concurrent}", steps=steps)
+        sweep = load_sweep(path)
         runs = [run_of(sweep, trial, root=f"{root}/alone") for trial in planned(sweep)[:alone]]
         runs = [_reading(run, root) for run in runs]
         alone_seconds = _all_alone(runs[: alone // 2], root, concurrent)
-        sweep_seconds = _swept(options, root)
+        sweep_seconds = _swept(path, root)
         alone_seconds += _all_alone(runs[alone // 2 :], root, concurrent)
         records = read_records(sweep.name, root=root)
     return _figures(sweep, records, sweep_seconds, alone_seconds, alone, concurrent)
@@ -65,7 +66,7 @@ def measure_sweep(*, trials: int, alone: int, concurrent: int) -> dict[str, Any]
 def report(results: dict[str, Any]) -> list[str]:
     """Lines for a person."""
     return [
-        f"{results['trials']} trials of the tiny budget, {results['concurrent']} at a time, Ray's start included",
+        f"{results['trials']} trials of {results['steps']} steps, {results['concurrent']} at a time, with Ray's start",
         f"one sweep                   {results['sweep_per_hour']:7.0f} trials/hour ({results['sweep_seconds']:.0f} s)",
         f"a process per trial         {results['alone_per_hour']:7.0f} trials/hour "
         f"({results['alone_seconds']:.0f} s for {results['alone']})",
@@ -88,6 +89,7 @@ def _figures(
     found = {"sweep_per_hour": 3600 * len(records) / sweep_seconds, "alone_per_hour": 3600 * alone / alone_seconds}
     return found | {
         "trials": len(records),
+        "steps": run.total_steps,
         "alone": alone,
         "concurrent": concurrent,
         "sweep_seconds": sweep_seconds,
@@ -98,11 +100,21 @@ def _figures(
     }
 
 
-def _swept(options: list[str], root: str) -> float:
+def _write_definition(root: str, *assignments: str, steps: int | None) -> str:
+    """The measured sweep as a file; its path."""
+    definition = load_sweep(DEFINITION, budget="tiny", assignments=[*SETTINGS, *assignments]).model_dump(mode="json")
+    if steps is not None:
+        paths = ("stages.gan.steps", "checkpoints.every", "evaluation.every", "training.log_every")
+        definition["budgets"]["tiny"] |= dict.fromkeys(paths, steps)
+    path = Path(root) / f"{DEFINITION}.yaml"
+    path.write_text(yaml.safe_dump(definition))
+    return str(path)
+
+
+def _swept(path: str, root: str) -> float:
     """Wall seconds of the sweep in a process of its own."""
-    words = [word for option in options for word in ("--set", option)]
     began = time.monotonic()
-    _finish(_start("sweep", "run", DEFINITION, "--budget", "tiny", *words, "--root", root, "--json"))
+    _finish(_start("sweep", "run", path, "--root", root, "--json"))
     return time.monotonic() - began
 
 

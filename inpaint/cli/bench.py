@@ -135,10 +135,11 @@ def sweep(
     trials: Annotated[int, typer.Option(help="Trials of the sweep.", min=1)] = 10,
     alone: Annotated[int, typer.Option(help="Trials made by a fresh process each.", min=2)] = 4,
     concurrent: Annotated[int, typer.Option(help="Trials at a time, in both ways.", min=1)] = 2,
+    steps: Annotated[int | None, typer.Option(help="Of a trial; those of the tiny budget if left out.", min=1)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")] = False,
 ) -> None:
     """Trials per hour of a tiny sweep against one `inpaint train` process per trial, and the share spent training."""
     from inpaint.bench.sweep import measure_sweep, report
 
-    results = measure_sweep(trials=trials, alone=alone, concurrent=concurrent)
+    results = measure_sweep(trials=trials, alone=alone, concurrent=concurrent, steps=steps)
     typer.echo(json.dumps(results) if as_json else "\n".join(report(results)))

@@ -214,7 +214,7 @@ def test_successive_halving_ends_the_worse_trials_early(definition, root):
         trials=3,
         scheduler={"kind": "asha", "grace_steps": 4, "reduction": 2},
         concurrent=1,
-        settings={"stages.gan.steps": 40},
+        settings=["stages.gan.steps=40"],
     )
     records = run_sweep(load_sweep(path), root=str(root))
 
