@@ -237,7 +237,7 @@ def _scheduler(sweep: SweepConfig, root: str) -> Any:
         time_attr="step",
         metric=sweep.metric,
         mode=sweep.metrics[sweep.metric],
-        max_t=steps,
+        max_t=steps + 1,  # the last step is the trial's own end, with its checkpoint
         grace_period=sweep.scheduler.grace_steps,
         reduction_factor=sweep.scheduler.reduction,
     )
