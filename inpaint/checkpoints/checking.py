@@ -47,7 +47,7 @@ class Checks:
         self._found: list[tuple[str, int, Future[int]]] = []
         for name in names:
             entry, path = info.files[name], folder / name
-            if not path.is_file() or path.stat().st_size != entry["bytes"]:
+            if not path.is_file() or path.stat().st_size != entry["bytes"] or "crc32" not in entry:
                 self._threads.shutdown()
                 with self._afterwards:
                     self._refuse(name)

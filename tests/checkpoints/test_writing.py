@@ -261,3 +261,15 @@ def test_an_unknown_format_is_refused_with_what_to_do(run, writer):
 
     with pytest.raises(CheckpointError, match="format 2, this version reads 1; update inpaint"):
         checkpoints.list_checkpoints(run.url)
+
+
+def test_a_manifest_without_the_sums_of_its_pieces_is_refused_in_plain_words(run, writer):
+    save(writer, 1)
+    found = checkpoints.latest(run.url)
+    place = storage.join(found.url, "manifest.json")
+    manifest = json.loads(storage.read_bytes(place))
+    for entry in manifest["files"].values():
+        del entry["crc32"]
+    storage.write_bytes(place, json.dumps(manifest).encode())
+    with pytest.raises(CheckpointError, match="not what its manifest says; take another checkpoint"):
+        checkpoints.load_state(checkpoints.latest(run.url).url)
