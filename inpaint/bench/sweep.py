@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,9 @@ SETTINGS = (
 )
 
 
-def measure_sweep(*, trials: int, alone: int, concurrent: int, steps: int | None = None) -> dict[str, Any]:
+def measure_sweep(
+    *, trials: int, alone: int, concurrent: int, steps: int | None = None, write_shards: Callable[[str], object]
+) -> dict[str, Any]:
     """Trials per hour of both ways.
 
     Args:
@@ -40,6 +43,7 @@ def measure_sweep(*, trials: int, alone: int, concurrent: int, steps: int | None
         alone: trials made by processes of their own; half before the sweep, half after it.
         concurrent: at a time, in both ways.
         steps: of a trial; the budget's when None.
+        write_shards: puts the data the trials train on under a root.
 
     Returns:
         "sweep_seconds" and "alone_seconds" (wall, all trials), "sweep_per_hour" and "alone_per_hour", "ratio",
@@ -48,10 +52,8 @@ def measure_sweep(*, trials: int, alone: int, concurrent: int, steps: int | None
     Raises:
         TrainingError: a trial of either way did not finish.
     """
-    from ray_jobs.toy import write_toy_shards
-
     with tempfile.TemporaryDirectory(prefix="inpaint-bench-") as root:
-        write_toy_shards(root)
+        write_shards(root)
         path = _write_definition(root, f"trials={trials}", f"concurrent={concurrent}", steps=steps)
         sweep = load_sweep(path)
         runs = [run_of(sweep, trial, root=f"{root}/alone") for trial in planned(sweep)[:alone]]

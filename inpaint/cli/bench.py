@@ -140,6 +140,9 @@ def sweep(
 ) -> None:
     """Trials per hour of a tiny sweep against one `inpaint train` process per trial, and the share spent training."""
     from inpaint.bench.sweep import measure_sweep, report
+    from ray_jobs.toy import write_toy_shards
 
-    results = measure_sweep(trials=trials, alone=alone, concurrent=concurrent, steps=steps)
+    results = measure_sweep(
+        trials=trials, alone=alone, concurrent=concurrent, steps=steps, write_shards=write_toy_shards
+    )
     typer.echo(json.dumps(results) if as_json else "\n".join(report(results)))
