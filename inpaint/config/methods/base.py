@@ -1,0 +1,44 @@
+"""What every method's settings share, and what they tell a run about themselves."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from inpaint.config.base import Strict
+
+if TYPE_CHECKING:
+    from inpaint.config.run import RunConfig
+
+Weight = Annotated[float, Field(ge=0)]  # λ of a term
+
+
+class MethodConfig(Strict):
+    """What every method's settings share.
+
+    Attributes:
+        stage_names: the stages of its training, in order.
+        size_multiple: both sides of an image must be a multiple of this.
+        hole_shapes: `free` accepts any mask, `centre` only the centred square the method was built for.
+    """
+
+    stage_names: ClassVar[tuple[str, ...]]
+    size_multiple: ClassVar[int]
+    hole_shapes: ClassVar[Literal["free", "centre"]] = "free"
+
+    def feature_networks(self) -> tuple[str, ...]:
+        """Names of the frozen feature networks its losses need with the present weights (`vgg19`, `vgg16`)."""
+        return ()
+
+    @property
+    def smallest_side(self) -> int:
+        """Pixels of the smallest square it can take."""
+        return self.size_multiple
+
+    def weight_files(self) -> dict[str, tuple[str, str | None]]:
+        """Files of published weights that it cannot be built without: setting → (path or URL, SHA-256 or None)."""
+        return {}
+
+    def check_run(self, run: RunConfig) -> None:
+        """Refuse what this method cannot train with beyond its grid and hole shape; ValueError names the setting."""
