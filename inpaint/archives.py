@@ -148,8 +148,8 @@ def _tar_entries(url: str) -> Iterator[Entry]:
             tar.members = []  # or a tar of millions fills the memory
             stored = member.size if member.isreg() else 0
             end = member.offset_data + -(-stored // BLOCK_BYTES) * BLOCK_BYTES
-            if member.isreg():
-                yield Entry(_clean(member.name), member.size, url, member.offset_data, member.size, tag=tag)
+            if not member.isdir():  # a link is an empty file, which whoever reads it will miss and name
+                yield Entry(_clean(member.name), stored, url, member.offset_data, stored, tag=tag)
         file.seek(end)
         if file.read(BLOCK_BYTES) != bytes(BLOCK_BYTES):  # a tar cut between two files ends without a block of zeros
             raise tarfile.ReadError("it was cut off")

@@ -83,7 +83,7 @@ def test_of_two_files_of_one_name_in_a_tar_the_later_one_counts(tmp_path):
         assert archives.read(entry) == b"newer"
 
 
-def test_links_in_a_tar_are_not_files_and_circles_of_folders_end(tmp_path):
+def test_a_link_in_a_tar_is_an_empty_file_and_circles_of_folders_end(tmp_path):
     source = folder(tmp_path / "source")
     os.symlink(source, source / "a" / "circle")
     with archives.open_source(str(source)) as entries:
@@ -95,7 +95,8 @@ def test_links_in_a_tar_are_not_files_and_circles_of_folders_end(tmp_path):
         file.addfile(link)
         file.add(source / "z.txt", "z.txt")
     with archives.open_source(str(tmp_path / "s.tar")) as entries:
-        assert [entry.name for entry in entries] == ["z.txt"]
+        assert [(entry.name, entry.size) for entry in entries] == [("link.txt", 0), ("z.txt", len(FILES["z.txt"]))]
+        assert archives.read(entries[0]) == b""
 
 
 @pytest.mark.parametrize("kind", ["s.tar", "s.tar.gz", "s.zip"])

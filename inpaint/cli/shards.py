@@ -168,7 +168,7 @@ def show_report(report: SetReport, *, as_json: bool) -> None:
         return
     for reason, count in [*report.left_out.items(), *report.mended.items()]:
         if count:
-            typer.echo(f"{count:,} files: {reason}")
+            typer.echo(f"{count:,} file{'s' * (count > 1)}: {reason}")
     for reason, count in Counter(reason for _, reason in report.refused).most_common(SHOWN):
         typer.echo(f"refused {count:,}: {reason}")
     for name, reason in report.refused[:SHOWN]:

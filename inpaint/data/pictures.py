@@ -61,7 +61,7 @@ def read_picture(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Picture:
         Refused: empty, not an image, corrupt, cut short, animated, transparent, of unknown range, or too large.
     """
     if not data:
-        raise Refused("empty file")
+        raise Refused("empty file, or a link inside a tar")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow warns of what is judged below
         try:

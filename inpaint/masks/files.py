@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageChops, ImageOps
 
 from inpaint import storage
 from inpaint.errors import DataError
@@ -24,7 +24,9 @@ NOISE = 16  # levels from black or white that count as black or white: JPEG leav
 MOST_GREY = 0.2  # share of pixels between black and white: anti-aliased edges are below 0.01 at 512 pixels
 MOST_OF_ONE_GREY = 0.05  # share of pixels within 4 levels of one grey: a third value, not an edge
 MOST_COLOURED = 0.01
-MAX_PIXELS = 100_000_000
+_CLEAN = np.arange(256, dtype=np.uint8)
+_CLEAN[: NOISE + 1], _CLEAN[255 - NOISE :] = 0, 255
+MAX_PIXELS = 1_000_000_000  # more is taken for a decompression bomb
 
 
 def load_mask(
@@ -91,19 +93,25 @@ def _grey(data: bytes, name: str) -> np.ndarray:
         raise DataError(f"{name}: not a readable image ({error}); give a PNG or JPEG mask") from error
     if image.mode.startswith("I") or image.mode == "F":
         return _from_deep(np.asarray(image).astype(np.float64), name)
+    if image.mode in ("1", "L") and not image.has_transparency_data:
+        return np.asarray(image.convert("L"))
     image = image.convert("RGBA")
-    alpha = np.asarray(image.getchannel("A"))
-    if alpha.min() < 255:
-        share = float((alpha < 255).mean())
+    red, green, blue, alpha = image.split()
+    if transparent := _share_above(ImageChops.invert(alpha), 0):
         raise DataError(
-            f"{name}: {share:.1%} of the pixels are transparent; is the hole in the colour or in the alpha channel? "
-            "Save it as plain black and white"
+            f"{name}: {transparent:.1%} of the pixels are transparent; is the hole in the colour or in the alpha "
+            "channel? Save it as plain black and white"
         )
-    colours = np.asarray(image.convert("RGB"))
-    coloured = float((np.ptp(colours.astype(np.int16), axis=2) > 2 * NOISE).mean())
+    lightest, darkest = (fold(fold(red, green), blue) for fold in (ImageChops.lighter, ImageChops.darker))
+    coloured = _share_above(ImageChops.subtract(lightest, darkest), 2 * NOISE)
     if coloured > MOST_COLOURED:
         raise DataError(f"{name}: {coloured:.1%} of the pixels are coloured; a mask is black and white")
     return np.asarray(image.convert("L"))
+
+
+def _share_above(plane: Image.Image, level: int) -> float:
+    """The share of a plane's pixels that lie above a level."""
+    return sum(plane.histogram()[level + 1 :]) / (plane.width * plane.height)
 
 
 def _from_deep(levels: np.ndarray, name: str) -> np.ndarray:
@@ -119,18 +127,17 @@ def _two_valued(grey: np.ndarray, name: str) -> np.ndarray:
     """The plane with JPEG noise removed from its black and its white; greys of anti-aliased edges are kept."""
     if grey.max() == 1:  # 0 and 1, as arrays are often saved
         grey = grey * np.uint8(255)
-    histogram = np.bincount(grey.ravel(), minlength=256) / grey.size
+    histogram = np.array(Image.fromarray(grey).histogram()) / grey.size
     between = histogram[NOISE + 1 : 255 - NOISE]
     one_grey = np.convolve(between, np.ones(9), mode="same")
     if one_grey.max() > MOST_OF_ONE_GREY or between.sum() > MOST_GREY:
         raise DataError(f"{name}: has values {_levels(histogram)}; expected 0 and 255 only. Convert it before use")
-    clean = grey.copy()
-    clean[grey <= NOISE] = 0
-    clean[grey >= 255 - NOISE] = 255
-    return clean
+    return _CLEAN[grey]
 
 
 def _levels(histogram: np.ndarray) -> str:
     """The commonest levels and their shares, for a message."""
-    common = sorted(level for level in np.argsort(histogram)[::-1][:3].tolist() if histogram[level] > 0.005)
-    return ", ".join(f"{level} ({histogram[level]:.0%})" for level in common)
+    distinct = int(np.count_nonzero(histogram))
+    common = sorted(np.argsort(-histogram, kind="stable")[: min(3, distinct)].tolist())
+    listed = ", ".join(f"{level} ({histogram[level]:.1%})" for level in common)
+    return f"{listed} and {distinct - len(common)} others" if distinct > len(common) else listed
