@@ -73,7 +73,7 @@ def _show(result: Any, folder: Path, *, as_json: bool, seconds: float) -> None:
 
     from inpaint.demo import MODEL
     from inpaint.evaluation.results import ALL
-    from inpaint.evaluation.showing import bins_table
+    from inpaint.evaluation.showing import bins_tables
 
     means = {name: tables["inp-v1"][ALL]["psnr"].mean for name, tables in result.tables.items()}
     model, colour = means[MODEL], means["mean colour"]
@@ -82,9 +82,9 @@ def _show(result: Any, folder: Path, *, as_json: bool, seconds: float) -> None:
         print(json.dumps({"psnr": means, "seconds": round(seconds, 1), **pictures}))
         return
     console = Console()
-    console.print(bins_table(result, columns=("psnr", "ssim"), title="held-out crops, composite, mean over images"))
+    console.print(bins_tables(result, columns=("psnr", "ssim"), title="mean over composites of held-out crops"))
     verdict = "beats" if model > colour else "does not beat"
-    print(f"The model {verdict} the mean colour by {model - colour:+.2f} dB PSNR on photographs it has never seen.")
+    print(f"The model {verdict} the mean colour on photographs it has never seen: {model - colour:+.2f} dB PSNR.")
     print(f"Pictures: {folder / 'grid.png'} (truth, masked, one-shot, progressive) and {folder / 'curves.png'}")
     print(f"Checkpoint: {folder / 'checkpoint'}; whole road: {seconds:.0f} s. Try it on a photo of your own:")
     print(f"  inpaint fill PHOTO MASK -o filled.png --checkpoint {folder / 'checkpoint'} --progressive")

@@ -68,32 +68,31 @@ def spread_tables(result: Result) -> list[RichTable]:
     return shown
 
 
-def bins_table(result: Result, *, columns: Sequence[str], protocol: str = "inp-v1", title: str = "") -> RichTable:
-    """One table of several fillers: a row per bin, a column per filler and score; the best mean of a row in bold.
+def bins_tables(result: Result, *, columns: Sequence[str], protocol: str = "inp-v1", title: str = "") -> Group:
+    """Several fillers beside each other, a table per score: a row per bin; the best mean of a row in bold.
 
     Args:
         result: of `evaluate_fillers`.
         columns: of the protocol (`psnr`, `ssim`); those a result has not are left out.
         protocol: which tables of the result.
-        title: above the table.
+        title: above each table, after the score's name.
     """
     rules = PROTOCOLS[protocol]
     tables = {subject: found[protocol] for subject, found in result.tables.items()}
     first = next(iter(tables.values()))
-    columns = [column for column in columns if column in first[ALL]]
-    shown = RichTable(title=title or f"{protocol}, mean over images", title_justify="left")
-    shown.add_column("hole %")
-    shown.add_column("n", justify="right")
-    for column in columns:
-        for subject in tables:
-            shown.add_column(f"{label_of(rules, column)}\n{subject}", justify="right")
+    return Group(*(_bins_table(rules, tables, column, title) for column in columns if column in first[ALL]))
+
+
+def _bins_table(rules: Protocol, tables: Mapping[str, Table], column: str, title: str) -> RichTable:
+    shown = RichTable(title=f"{label_of(rules, column)}, {title or rules.name}", title_justify="left")
+    for heading in ("hole %", "n", *tables):
+        shown.add_column(heading, justify="left" if heading == "hole %" else "right", no_wrap=True)
+    first = next(iter(tables.values()))
     for row in first:
-        cells = [row, str(first[row][columns[0]].n)]
-        for column in columns:
-            means = {subject: table[row][column] for subject, table in tables.items()}
-            best = _best(rules, column, means)
-            cells += [_bold(mean_text(rules, column, cell), subject in best) for subject, cell in means.items()]
-        shown.add_row(*cells, end_section=row == list(first)[-2])
+        means = {subject: table[row][column] for subject, table in tables.items()}
+        best = _best(rules, column, means)
+        cells = [_bold(mean_text(rules, column, cell), subject in best) for subject, cell in means.items()]
+        shown.add_row(row, str(first[row][column].n), *cells, end_section=row == list(first)[-2])
     return shown
 
 
