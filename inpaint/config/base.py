@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Mapping
+from importlib.resources.abc import Traversable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
@@ -69,6 +71,38 @@ def load_yaml(text: str, *, place: str) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ConfigError(f"{place}: expected a mapping of settings, found {type(values).__name__}")
     return values
+
+
+def names_in(folder: Traversable) -> list[str]:
+    """Names of the YAML files in a folder, sorted."""
+    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+
+
+def is_file_name(source: str) -> bool:
+    """Whether a source of settings is a user's file, and not one of ours by name."""
+    return Path(source).suffix in (".yaml", ".yml")
+
+
+def read_yaml(source: str, *, kind: str, folder: Traversable) -> dict[str, Any]:
+    """The mapping in a user's file, or in the file of that name in `folder`.
+
+    Args:
+        source: a path or a name.
+        kind: what the files of the folder are, one word ("preset").
+        folder: of the files known by name.
+
+    Raises:
+        ConfigError: no such file or name; names the nearest one.
+    """
+    if is_file_name(source):
+        path = Path(source)
+        if not path.is_file():
+            raise ConfigError(f"{source}: no such file")
+        return load_yaml(path.read_text(), place=source)
+    known = names_in(folder)
+    if source not in known:
+        raise ConfigError(f"{source} is not a {kind}{suggest(source, known)}; {kind}s: {', '.join(known)}")
+    return load_yaml((folder / f"{source}.yaml").read_text(), place=source)
 
 
 def validate(model: type[Model], values: Mapping[str, Any], *, place: str) -> Model:

@@ -6,12 +6,22 @@ import os
 import re
 from collections.abc import Iterable
 from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from inpaint.config.base import Strict, apply_overrides, load_yaml, parse_overrides, suggest, validate
+from inpaint.config.base import (
+    Strict,
+    apply_overrides,
+    is_file_name,
+    names_in,
+    parse_overrides,
+    read_yaml,
+    suggest,
+    validate,
+)
 from inpaint.config.methods import AnyMethod
 from inpaint.errors import ConfigError
 
@@ -163,13 +173,19 @@ class CheckpointsConfig(Strict):
 
 
 class EvaluationConfig(Strict):
-    """Scoring during training on fixed held-out pairs."""
+    """Scoring during training on fixed held-out pairs.
+
+    Attributes:
+        lpips: network → where its weights are: `torchvision`, a path, an `s3://` URL, `random`, or `present`, which
+            takes the file an earlier download left on the machine and leaves the score out where there is none.
+    """
 
     every: Positive = 5000  # steps; a checkpoint is scored when both fall together
     images: Positive = 500
     batch: Positive = 8
     seed: int = 0
     protocol: str = "inp-v1"
+    lpips: dict[Literal["alex", "vgg", "squeeze"], str] = {}
 
 
 class Bound(Strict):
@@ -219,9 +235,16 @@ class ResourcesConfig(Strict):
     """What the run asks of the cluster."""
 
     num_workers: Positive = 1
-    gpus_per_worker: float = Field(0, ge=0)
+    gpus_per_worker: float = Field(0, ge=0)  # below 1, workers share a GPU
     cpus_per_worker: float = Field(1, gt=0)
     max_failures: int = Field(3, ge=-1)  # worker-group restarts; -1 = no limit
+
+    @field_validator("gpus_per_worker")
+    @classmethod
+    def _whole_above_one(cls, gpus: float) -> float:
+        if gpus > 1 and gpus % 1:
+            raise ValueError(f"{gpus:g} GPUs cannot be given; use a share of one (0.5), or whole ones")
+        return gpus
 
 
 class FeatureWeightsConfig(Strict):
@@ -321,8 +344,7 @@ class RunConfig(Strict):
 
 def list_presets() -> list[str]:
     """Names of the presets in the package, sorted."""
-    folder = resources.files("inpaint") / "presets"
-    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+    return names_in(_presets())
 
 
 def load_run(
@@ -345,7 +367,9 @@ def load_run(
     Raises:
         ConfigError: no such preset or file, or a wrong setting; names the place and the nearest right word.
     """
-    values = _read(source)
+    values = read_yaml(source, kind="preset", folder=_presets())
+    if not is_file_name(source):
+        values["preset"] = source
     overrides = parse_overrides(assignments)
     given = {"name": name, "root": root, "resources.num_workers": num_workers}
     overrides |= {path: value for path, value in given.items() if value is not None}
@@ -379,14 +403,5 @@ def _spell_out(values: dict[str, Any], paths: Iterable[str]) -> dict[str, Any]:
     return apply_overrides(values, defaults)
 
 
-def _read(source: str) -> dict[str, Any]:
-    path = Path(source)
-    if path.suffix in (".yaml", ".yml"):
-        if not path.is_file():
-            raise ConfigError(f"{source}: no such file")
-        return load_yaml(path.read_text(), place=source)
-    presets = list_presets()
-    if source not in presets:
-        raise ConfigError(f"{source} is not a preset{suggest(source, presets)}; presets: {', '.join(presets)}")
-    text = (resources.files("inpaint") / "presets" / f"{source}.yaml").read_text()
-    return {"preset": source} | load_yaml(text, place=source)
+def _presets() -> Traversable:
+    return resources.files("inpaint") / "presets"

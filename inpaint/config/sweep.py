@@ -1,9 +1,12 @@
 """A search: which preset, which settings vary and how, what is measured, what it may cost. Torch-free, like a run.
 
 A definition is a file in `sweeps/`, or a YAML file of the user's. Every trial of a sweep is a run like any other: the
-preset, the sweep's own settings, the chosen budget, and the trial's values, laid over each other by dotted path. What a
+preset, the chosen budget, the sweep's own settings, and the trial's values, laid over each other by dotted path. What a
 trial asks of the cluster is its run's `resources`: with one worker it is a plain Tune function (`gpus_per_worker` below
 1 lets trials share a GPU), with several a Ray Train run of its own.
+
+Unless told otherwise, a trial looks at its health and shows samples whenever it is scored, and is scored with LPIPS
+where AlexNet's weights lie on the machine: score and look disagree.
 """
 
 from __future__ import annotations
@@ -16,7 +19,16 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from inpaint.config.base import Strict, apply_overrides, known_paths, load_yaml, parse_overrides, suggest, validate
+from inpaint.config.base import (
+    Strict,
+    apply_overrides,
+    known_paths,
+    names_in,
+    parse_overrides,
+    read_yaml,
+    suggest,
+    validate,
+)
 from inpaint.config.run import RUN_NAME, RunConfig, load_run
 from inpaint.errors import ConfigError
 
@@ -176,7 +188,7 @@ class SweepConfig(Strict):
 
 def list_sweeps() -> list[str]:
     """Names of the definitions in `sweeps/`, sorted."""
-    return sorted(entry.name.removesuffix(".yaml") for entry in _folder().iterdir() if entry.name.endswith(".yaml"))
+    return names_in(_folder())
 
 
 def load_sweep(
@@ -197,7 +209,7 @@ def load_sweep(
     Raises:
         ConfigError: no such definition, or a wrong setting; names the place and the nearest right word.
     """
-    values = {"name": Path(source).stem, **_read(source)}
+    values = {"name": Path(source).stem, **read_yaml(source, kind="sweep", folder=_folder())}
     overrides = parse_overrides(assignments)
     own = {path: value for path, value in overrides.items() if not path.startswith("settings.")}
     settings = {path.removeprefix("settings."): value for path, value in overrides.items() if path not in own}
@@ -232,21 +244,36 @@ def trial_run(
     Raises:
         ConfigError: a path or value that the preset's run does not take.
     """
-    layers = (sweep.settings, sweep.budgets.get(sweep.budget or "", {}), settings or {}, values)
-    merged: dict[str, Any] = {path: value for layer in layers for path, value in layer.items()}
-    base = load_run(sweep.preset, name=name, root=root).to_dict()
-    merged |= {"seed": seed, "tracking.group": sweep.name}
-    return validate(RunConfig, _laid_over(base, merged, place=sweep.name), place=sweep.name)
+    budget = sweep.budgets.get(sweep.budget or "", {})
+    given = {**budget, **sweep.settings, **(settings or {}), **values, "seed": seed, "tracking.group": sweep.name}
+    base = load_run(sweep.preset, name=name, root=root)
+    _check_paths(given, base, place=sweep.name)
+    run = validate(RunConfig, apply_overrides(base.to_dict(), given), place=sweep.name)
+    unsaid = {path: value for path, value in _watching(run).items() if not _is_given(path, given)}
+    return validate(RunConfig, apply_overrides(run.to_dict(), unsaid), place=sweep.name)
 
 
-def _laid_over(base: dict[str, Any], overrides: Mapping[str, Any], *, place: str) -> dict[str, Any]:
-    known = known_paths(validate(RunConfig, base, place=place))
-    for path in overrides:
-        if path not in known and not any(other.startswith(path + ".") for other in known):
-            parent = path.rpartition(".")[0]
-            if not any(other.rpartition(".")[0] == parent for other in known):
-                raise ConfigError(f"{place}: {path} is not a setting of a run{suggest(path, known)}")
-    return apply_overrides(base, overrides)
+def _watching(run: RunConfig) -> dict[str, Any]:
+    """What a trial logs beside its scores, by default."""
+    every = run.evaluation.every
+    return {
+        "health.every": run.health.every or every,
+        "tracking.images_every": min(run.tracking.images_every, every),
+        "evaluation.lpips": run.evaluation.lpips or {"alex": "present"},
+    }
+
+
+def _is_given(path: str, given: Mapping[str, Any]) -> bool:
+    return any(path == other or path.startswith(f"{other}.") or other.startswith(f"{path}.") for other in given)
+
+
+def _check_paths(given: Iterable[str], run: RunConfig, *, place: str) -> None:
+    """Refuse paths at which a run has no setting, as far as that is known before they are laid over it."""
+    known = known_paths(run)
+    parents = {path.rpartition(".")[0] for path in known} | set(known)
+    for path in given:
+        if path not in parents and path.rpartition(".")[0] not in parents:
+            raise ConfigError(f"{place}: {path} is not a setting of a run{suggest(path, known)}")
 
 
 def _check_runs(sweep: SweepConfig, *, place: str) -> None:
@@ -271,15 +298,3 @@ def _check_bounds(low: float, high: float) -> None:
 
 def _folder() -> Path:
     return Path(__file__).parents[2] / "sweeps"  # beside the package, in a checkout and where it is installed
-
-
-def _read(source: str) -> dict[str, Any]:
-    path = Path(source)
-    if path.suffix in (".yaml", ".yml"):
-        if not path.is_file():
-            raise ConfigError(f"{source}: no such file")
-        return load_yaml(path.read_text(), place=source)
-    known = list_sweeps()
-    if source not in known:
-        raise ConfigError(f"{source} is not a sweep{suggest(source, known)}; sweeps: {', '.join(known)}")
-    return load_yaml((_folder() / f"{source}.yaml").read_text(), place=source)
