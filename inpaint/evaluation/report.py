@@ -20,6 +20,8 @@ from inpaint.evaluation.results import Table
 from inpaint.evaluation.showing import interval_text, label_of, mean_text, notes_of, set_lines
 from inpaint.evaluation.statistics import Estimate
 
+NO_LOSSES = ("learning_rate", "gradient_norm", "_weight")  # ends of names that stand beside an update's losses
+
 
 @dataclass(frozen=True)
 class Report:
@@ -101,14 +103,15 @@ def gather(url: str) -> Facts:
 
 
 def curves(history: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, list[tuple[float, float]]]]:
-    """Title → label → points: losses of each update, learning rates, scores."""
+    """Title → label → points: losses of each update, learning rates, ramped weights, scores."""
     names = sorted({name for row in history for name in row if name != "step"})
     updates = sorted({name.split("/")[0] for name in names if "/" in name})
     found = {}
     for update in updates:
-        terms = [n for n in names if n.startswith(update + "/") and "learning_rate" not in n and "gradient" not in n]
+        terms = [n for n in names if n.startswith(update + "/") and not n.endswith(NO_LOSSES)]
         found[f"{update}: loss and its terms"] = series_of(history, terms)
     found["learning rates"] = series_of(history, [n for n in names if n.endswith("learning_rate")])
+    found["weights of terms that are ramped"] = series_of(history, [n for n in names if n.endswith("_weight")])
     scores = [name for name in names if "/" not in name]
     for score in [name for name in scores if "@" not in name]:
         found[f"held-out {score}"] = series_of(history, [n for n in scores if n == score or n.startswith(score + "@")])
@@ -137,6 +140,7 @@ def _summary(facts: Facts) -> dict[str, object]:
         "preset": run.get("preset") or "none",
         "data": f"{run['data']['dataset']} at {run['data']['image_size']} pixels",
         "logged up to": f"step {last:,} of {total:,}",
+        "stages": ", ".join(f"{name} {stage['steps']:,}" for name, stage in run["stages"].items() if stage["steps"]),
         "checkpoints kept": len(facts.checkpoints),
         "evaluations": len(facts.results),
     }

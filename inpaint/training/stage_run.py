@@ -79,14 +79,21 @@ class UpdateRun:
             check_terms(self.stage, self.update, terms)
         return torch.stack([terms[name].float().reshape(()) for name in self.terms])
 
-    def set_host_values(self, done: int) -> float:
-        """Set weights and learning rate of the step after `done` steps of the stage; the learning rate."""
+    def set_host_values(self, done: int) -> dict[str, float]:
+        """Set weights and learning rate of the step after `done` steps of the stage.
+
+        Returns:
+            `learning_rate`, and `<term>_weight` of each weight that changes with the stage's progress.
+        """
         weights = [weight_at(self.update.weights[term], done / self.stage.steps) for term in self.terms]
         for place, weight in enumerate(weights):
             if not self._weights_set or weight != self._weights_set[place]:
                 self.weights[place].fill_(weight)
         self._weights_set = weights
-        return set_learning_rate(self.optimizer, self.update.optimizer, step=done, steps=self.stage.steps)
+        rate = set_learning_rate(self.optimizer, self.update.optimizer, step=done, steps=self.stage.steps)
+        moving = zip(self.terms, weights, strict=True)
+        ramps = {f"{term}_weight": weight for term, weight in moving if callable(self.update.weights[term])}
+        return {"learning_rate": rate, **ramps}
 
     def accumulate(self, batch: Batch, made: Any, *, parts: int, last: bool, keep_graph: bool) -> Tensor:
         """Add one part's gradients; its row of values without the gradient norm."""
@@ -180,7 +187,10 @@ class StageRun:
         self._compute: Callable[[Batch], Tensor] = GraphedStep(self._make) if config.cuda_graphs else self._make
 
     def make(self, batch: Batch, *, number: int, done: int) -> tuple[Tensor, dict[str, float]]:
-        """Make the run's step `number`, after `done` steps of this stage; its row of values and its learning rates.
+        """Make the run's step `number`, after `done` steps of this stage.
+
+        Returns:
+            Its row of values, and `<update>/learning_rate` and `<update>/<term>_weight` as they were in this step.
 
         Raises:
             ValueError: the batch does not divide into `accumulate` parts.
@@ -188,11 +198,15 @@ class StageRun:
         select_modes(self.method, self.stage)
         self._place = number
         self._number.fill_(number)
-        rates = {run.update.name: run.set_host_values(done) for run in self.updates}
+        settings = {
+            f"{run.update.name}/{name}": value
+            for run in self.updates
+            for name, value in run.set_host_values(done).items()
+        }
         self._seed(0, 0)
         batch = replace(batch, keys=()) if self.config.compile else batch
         with self._recomputing():
-            return self._compute(batch), rates
+            return self._compute(batch), settings
 
     def _make(self, batch: Batch) -> Tensor:
         batch = replace(batch, hole_share=mean_over_ranks(batch.mask.float().mean(), self.world_size))

@@ -44,24 +44,25 @@ class Step:
         stage: name of its stage.
         stage_step: its number within the stage, from 1.
         waited_seconds: how long the trainer waited for the batch.
-        learning_rates: rate of each update in this step.
+        settings: `<update>/learning_rate`, and `<update>/<term>_weight` of each ramped weight, in this step.
     """
 
     number: int
     stage: str
     stage_step: int
     waited_seconds: float
-    learning_rates: Mapping[str, float]
+    settings: Mapping[str, float]
     names: tuple[tuple[str, str], ...] = field(repr=False)
     values: Tensor = field(repr=False)
 
     def scalars(self) -> dict[str, float]:
-        """`<update>/<term>` unweighted, `<update>/loss` the weighted sum, `<update>/learning_rate`, and, when clipping,
-        `<update>/gradient_norm` before it; means over the global batch. Waits for the device.
+        """What the step can be judged by; means over the global batch. Waits for the device.
+
+        `<update>/<term>` is unweighted, `<update>/loss` the weighted sum, `<update>/gradient_norm` before clipping.
+        `<update>/learning_rate` and, where λ is ramped, `<update>/<term>_weight` are those of this step.
         """
         places = [f"{update}/{name}" for update, name in self.names]
-        rates = {f"{update}/learning_rate": rate for update, rate in self.learning_rates.items()}
-        return dict(zip(places, self.values.tolist(), strict=True)) | rates
+        return dict(zip(places, self.values.tolist(), strict=True)) | dict(self.settings)
 
 
 class Trainer:
@@ -230,11 +231,11 @@ class Trainer:
         done = self.step - (self._ends[self._place()] - run.stage.steps)
         batch = batch.to(self.device, memory_format=self.memory_format)
         with policy(self.config, self.device):
-            values, rates = run.make(batch, number=self.step + 1, done=done)
+            values, settings = run.make(batch, number=self.step + 1, done=done)
         self.step += 1
         if self.step % self.config.check_every == 0 or done + 1 == run.stage.steps:
             run.watch.check()
-        return Step(self.step, run.stage.name, done + 1, waited, rates, run.names, values)
+        return Step(self.step, run.stage.name, done + 1, waited, settings, run.names, values)
 
     def _enter(self) -> StageRun:
         """The stage of the next step; its optimizers are fresh unless they were loaded or go on."""

@@ -101,6 +101,13 @@ def test_curves_are_grouped_by_update_rates_and_scores():
     assert set(found["generator: loss and its terms"]) == {"generator/adversarial", "generator/loss"}
     assert found["held-out psnr"]["psnr@10-20"] == [(float(s), 12.0 + s) for s in range(1, 6)]
     assert set(found["learning rates"]) == {"generator/learning_rate"}
+    assert "weights of terms that are ramped" not in found
+
+
+def test_a_ramped_weight_has_a_curve_of_its_own():
+    found = curves([{"step": s, "generator/local": 0.7, "generator/local_weight": s / 4} for s in range(3)])
+    assert set(found["generator: loss and its terms"]) == {"generator/local"}
+    assert found["weights of terms that are ramped"]["generator/local_weight"] == [(0, 0), (1, 0.25), (2, 0.5)]
 
 
 def test_health_names_a_discriminator_that_always_wins_and_numbers_that_are_not_finite():

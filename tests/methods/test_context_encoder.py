@@ -157,6 +157,19 @@ def test_weights_grow_from_0_when_their_stage_begins(step, local, whole_image):
     assert found.get("global", 0) == pytest.approx(whole_image)
 
 
+def test_ramped_weights_are_logged_with_every_step_and_constant_ones_are_not():
+    steps = {"reconstruct": 1, "local": 2, "global": 2}
+    whole = method(steps, ramp_steps=4)
+    rows = [step.scalars() for step in Trainer(whole, TrainingConfig(), seed=0).steps([batch()] * 5)]
+    logged = [{name: value for name, value in row.items() if name.endswith("_weight")} for row in rows]
+
+    local, both = "generator/local_weight", ("generator/local_weight", "generator/global_weight")
+    assert logged[0] == {}
+    assert [row.keys() for row in logged[1:]] == [{local}, {local}, set(both), set(both)]
+    assert [row[local] for row in logged[1:]] == pytest.approx([0, 2.5e-4, 5e-4, 7.5e-4])  # of 1e-3, in quarters
+    assert [row[both[1]] for row in logged[3:]] == pytest.approx([0, 2.5e-4])
+
+
 def test_a_ramp_longer_than_its_stage_goes_on_in_the_next():
     whole = method({"reconstruct": 0, "local": 100, "global": 400}, ramp_steps=200)
     assert weights_of(whole, 99)["local"] == pytest.approx(1e-3 * 99 / 200)
