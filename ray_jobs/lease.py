@@ -1,8 +1,9 @@
 """One driver per run: a lease in the run's folder, taken and renewed by compare-and-swap.
 
-`<run>/lease.json` names its holder and is renewed every few seconds. Another driver may take it over when the holder
-has given it back, when it was a process of this machine that is gone, or when it has not been renewed for its lifetime.
-Clocks are not compared between machines: whether it is renewed is seen by watching its version.
+`<run>/lease.json` names its driver, and the holder: the attempt that may write at present. It is renewed every few
+seconds. Another driver may take it over when it was given back, when its driver was a process of this machine that is
+gone, or when it has not been renewed for its lifetime. Clocks are not compared between machines: whether it is renewed
+is seen by watching its version.
 """
 
 from __future__ import annotations
@@ -43,11 +44,12 @@ class Lease:
 
     def __init__(self, run: str, *, lifetime_seconds: float = LIFETIME_SECONDS) -> None:
         self.url = storage.join(run, FILE)
-        self.holder = uuid.uuid4().hex
+        self.driver = self.holder = uuid.uuid4().hex
         self.attempt = 0  # how often the run has been started before
         self.lost = False
         self._lifetime = lifetime_seconds
         self._etag = ""
+        self._lock = threading.Lock()
         self._released = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -64,10 +66,11 @@ class Lease:
                     self._etag = storage.write_bytes(self.url, self._text(), if_absent=True)
                 else:
                     etag, record = found
-                    if not _is_dead(record):
+                    if record.get("driver") != self.driver and not _is_dead(record):
                         on_wait(f"{self.url} is held by {_who(record)}; watching whether it is alive")
                         self._watch(etag, record)
-                    self.attempt = record["attempt"] + 1
+                    if record.get("driver") != self.driver:  # else a write of ours whose answer was lost
+                        self.attempt = record["attempt"] + 1
                     self._etag = storage.write_if_match(self.url, self._text(), etag)
                 break
             except (storage.AlreadyExists, storage.ChangedMeanwhile, storage.MissingObject):
@@ -84,6 +87,19 @@ class Lease:
         if not self.lost:
             with contextlib.suppress(StorageError):
                 storage.write_if_match(self.url, self._text(released=True), self._etag)
+
+    def fence(self) -> None:
+        """Begin an attempt: what writes for an earlier one of this driver is refused from now on.
+
+        Raises:
+            StorageError: the store does not answer.
+            LeaseLostError: another driver holds it.
+        """
+        with self._lock:
+            self.holder = uuid.uuid4().hex
+            self._renew()
+        if self.lost:
+            raise LeaseLostError(f"{self.url} was taken over by another driver; this one ends")
 
     def __enter__(self) -> Lease:
         return self
@@ -117,29 +133,28 @@ class Lease:
                 )
 
     def _keep(self) -> None:
-        while not self._released.wait(self._lifetime / 4):
+        while not self.lost and not self._released.wait(self._lifetime / 4):
             try:
-                self._etag = storage.write_if_match(self.url, self._text(), self._etag)
-            except (storage.ChangedMeanwhile, storage.MissingObject):
-                if not self._is_mine_again():
-                    self.lost = True
-                    log.error("%s was taken over by another driver", self.url)
-                    return
+                with self._lock:
+                    self._renew()
             except StorageError as error:
                 log.warning("lease not renewed: %s", error)
 
-    def _is_mine_again(self) -> bool:
-        """After a write whose answer was lost: the new version may be ours."""
-        with contextlib.suppress(StorageError):
+    def _renew(self) -> None:
+        """Write the lease anew, unless another driver has."""
+        try:
+            self._etag = storage.write_if_match(self.url, self._text(), self._etag)
+        except (storage.ChangedMeanwhile, storage.MissingObject):
             found = self._look()
-            if found and found[1]["holder"] == self.holder:
-                self._etag = found[0]
-                return True
-            return False
-        return True  # cannot tell now; try again at the next renewal
+            if found and found[1].get("driver") == self.driver:  # a write of ours whose answer was lost
+                self._etag = storage.write_if_match(self.url, self._text(), found[0])
+            else:
+                self.lost = True
+                log.error("%s was taken over by another driver", self.url)
 
     def _text(self, *, released: bool = False) -> bytes:
         record = {
+            "driver": self.driver,
             "holder": self.holder,
             "released": released,
             "attempt": self.attempt,

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import logging
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
-from inpaint import checkpoints
+from inpaint import checkpoints, storage
 from inpaint.checkpoints import CheckpointInfo
 from inpaint.checkpoints.checking import Checks
 from inpaint.config import RunConfig
@@ -37,6 +38,27 @@ class Position:
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+
+ROLLBACK = "rollback.json"
+
+
+def remember_rollback(run: RunConfig, step: int, position: Position, reason: str) -> None:
+    """Write down where the run went back to and what it passes over, for a start before the next checkpoint."""
+    record = {"step": step, "skipped": position.skipped, "rollbacks": position.rollbacks, "reason": reason}
+    storage.write_bytes(storage.join(run.url, ROLLBACK), json.dumps(record, indent=1).encode())
+
+
+def _recall_rollback(run: RunConfig, step: int, position: Position) -> Position:
+    """`position` of the checkpoint at `step`, with the rollback to it that came after it was written, if any."""
+    place = storage.join(run.url, ROLLBACK)
+    if not storage.exists(place):
+        return position
+    record = json.loads(storage.read_bytes(place))
+    skipped = record["skipped"] if record["step"] == step else position.skipped
+    return replace(
+        position, skipped=max(skipped, position.skipped), rollbacks=max(record["rollbacks"], position.rollbacks)
+    )
 
 
 @dataclass
@@ -70,16 +92,21 @@ def resume(
         except CheckpointError as error:
             log.warning("%s", error)
             continue
+        restored.position = _recall_rollback(run, info.step, restored.position)
         log.info("going on from %s", info.url)
-        _share(info.url, session)
+        _share((info.url, restored.position), session)
         return restored
     if session.rank == 0:
         _share(None, session)
         if found:
             raise CheckpointError(f"{run.url}: no checkpoint can be read; delete {run.url}/checkpoints to start anew")
         return None
-    url = _share(None, session)
-    return _restore(checkpoints.layout.find(url), trainer) if url else None
+    chosen = _share(None, session)
+    if chosen is None:
+        return None
+    url, position = chosen
+    restored = _restore(checkpoints.layout.find(url), trainer)
+    return replace(restored, position=position)
 
 
 def settle(run: RunConfig, trainer: Trainer, session: Session, restored: Restored) -> Restored | None:
@@ -150,7 +177,7 @@ def _enter(trainer: Trainer, state: dict[str, Any]) -> Position:
     return position
 
 
-def _share(value: str | None, session: Session) -> str | None:
+def _share(value: tuple[str, Position] | None, session: Session) -> tuple[str, Position] | None:
     """Rank 0's value on every rank."""
     if session.world_size == 1:
         return value

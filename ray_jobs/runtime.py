@@ -22,6 +22,8 @@ TRAIN_ENVIRONMENT = {
 }
 # For a Ray of our own on this machine: nothing of it can be reached from outside, so it needs no token.
 LOCAL_ENVIRONMENT = {"RAY_AUTH_MODE": "disabled", "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
+# Its control store is never started again, so nobody need wait long for it; its processes end that much sooner.
+LOCAL_SETTINGS = {"gcs_rpc_server_reconnect_timeout_s": 5}
 OBJECT_STORE_BYTES = 100 << 20  # batches do not travel through Ray
 
 
@@ -51,6 +53,7 @@ def start_ray(address: str | None) -> bool:
                 log_to_driver=False,  # workers' warnings come through the channel, their logs through the store
                 include_dashboard=False,
                 object_store_memory=OBJECT_STORE_BYTES,
+                _system_config=LOCAL_SETTINGS,
                 logging_level=logging.WARNING,
                 _temp_dir=os.environ.get("RAY_TMPDIR") or _short_folder(),
             )

@@ -1,6 +1,7 @@
-"""The driver of a run: `python -m ray_jobs.train run.yaml`. Starts workers through Ray Train until the run is done.
+"""The driver of a run: `python -m ray_jobs.train run.yaml`. Makes attempts at training it until one comes to its end.
 
-Ray's own failure handling restarts a group of workers; this driver's loop survives what Ray calls fatal. Checkpoints
+A worker that dies is restarted by Ray inside an attempt; this loop survives what ends an attempt: Ray's fatal errors,
+and the death of Ray or of the process that drove it. It holds the run's lease and never touches Ray itself. Checkpoints
 are ours, in the run's folder: Ray's storage path is a temporary folder of the driver's node, into which nothing goes
 but an empty marker, so no hiccup of the store reaches Ray's controller.
 """
@@ -9,31 +10,28 @@ from __future__ import annotations
 
 import argparse
 import logging
-import signal
 import sys
 import tempfile
-import threading
 import time
-import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from inpaint import errors, storage
+from inpaint import storage
 from inpaint.checkpoints import latest
 from inpaint.checkpoints.records import check_free, describe
 from inpaint.config import RunConfig, load_run
-from inpaint.errors import InpaintError, TrainingError
+from inpaint.errors import InpaintError, StorageError, TrainingError
+from ray_jobs.attempt import LOG_FORMAT, Attempt, Broken
 from ray_jobs.lease import Lease
+from ray_jobs.signals import StopSignal, stop_signal
 
 log = logging.getLogger(__name__)
 
 ATTEMPTS = 6  # starts without a new checkpoint in between
 PAUSE_SECONDS = 2.0  # before the second one; twice as long before each further one
 LONGEST_PAUSE_SECONDS = 60.0
-GRACE_SECONDS = 90.0  # after a wish to stop, until it is enforced
-POLL_SECONDS = 0.25
 
 Report = Callable[[dict[str, Any]], None]
 
@@ -68,125 +66,64 @@ def run_training(
     with ExitStack() as stack:
         lease = stack.enter_context(Lease(run.url).acquire(on_wait=on_note))
         storage.delete(storage.join(run.url, "stop"))
-        wish = stack.enter_context(_signals())
-        stack.enter_context(_own_log(run, lease.attempt))
+        wish = stack.enter_context(stop_signal())
+        log_file = stack.enter_context(_own_log(run, lease.attempt))
         provenance = {**describe(run, overrides=overrides), "attempt": lease.attempt}
-        return _Driver(run, address, lease, wish, provenance, on_progress, on_note).work()
+        return _Driver(run, address, lease, wish, provenance, log_file, on_progress, on_note).work()
 
 
 class _Driver:
-    """Starts groups of workers one after another."""
+    """Makes one attempt after another."""
 
     def __init__(
-        self, run: RunConfig, address: str | None, lease: Lease, wish: _Wish, provenance: dict[str, Any],
-        on_progress: Report, on_note: Callable[[str], None],
+        self, run: RunConfig, address: str | None, lease: Lease, wish: StopSignal, provenance: dict[str, Any],
+        log_file: Path, on_progress: Report, on_note: Callable[[str], None],
     ) -> None:  # fmt: skip
         self.run, self.address, self.lease, self.wish = run, address, lease, wish
-        self.provenance, self.on_progress, self.on_note = provenance, on_progress, on_note
-        self.own_ray = False
+        self.provenance, self.log_file = provenance, log_file
+        self.on_progress, self.on_note = on_progress, on_note
 
     def work(self) -> dict[str, Any]:
         pause, failures, reached = PAUSE_SECONDS, 0, self._checkpoint_step()
-        while True:
+        while not self.wish.number:
             try:
-                result = self._start()
-            except _Retry as error:
+                result = self._attempt()
+            except (Broken, StorageError) as error:
                 step = self._checkpoint_step()
-                failures = 1 if step > reached else failures + 1
-                pause = PAUSE_SECONDS if step > reached else pause
-                reached = step
-                if failures >= ATTEMPTS:
+                if step > reached:
+                    pause, failures, reached = PAUSE_SECONDS, 0, step
+                failures += 1
+                if failures >= ATTEMPTS or (failures > 1 and getattr(error, "exhausted", False)):
                     raise TrainingError(
-                        f"{self.run.name}: {failures} starts in a row ended without a checkpoint ({error}); "
-                        f"see {self.run.url}/logs, then start it again"
+                        f"{self.run.name}: {failures} attempts in a row ended without a checkpoint, the last with "
+                        f"{error}; see {self.run.url}/logs, then start it again"
                     ) from error
                 self.on_note(f"{error}; going on from step {reached} in {pause:.0f} s")
                 self._rest(pause)
                 pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
-                if self.wish.signal:
-                    return {"step": reached, "reason": "stopped", "signal": self.wish.signal}
                 continue
-            if result["reason"] == "preempted" and not self.wish.signal:
+            if result["reason"] == "preempted" and not self.wish.number:
                 self.on_note(f"a node goes away; checkpoint at step {result['step']}, starting again")
                 continue
-            if result["reason"] == "failed":
-                raise getattr(errors, result["kind"], TrainingError)(result["message"])
-            return result | ({"signal": self.wish.signal} if self.wish.signal else {})
+            return result | ({"signal": self.wish.number} if self.wish.number else {})
+        return {"step": self._checkpoint_step(), "reason": "stopped", "signal": self.wish.number}
 
-    def _start(self) -> dict[str, Any]:
-        """One start of the workers; what rank 0 returned.
+    def _attempt(self) -> dict[str, Any]:
+        """One attempt; in this process where it is already connected to Ray, as a trial is."""
+        self.lease.fence()
+        attempt = Attempt(
+            self.run.to_dict(), self.address, self.lease.holder, self.provenance, str(self.log_file)
+        )
+        if _knows_ray():
+            return attempt.make(self._say, self.wish)
+        return attempt.make_apart(self._say, self.wish, lambda: self.lease.lost)
 
-        Raises:
-            _Retry: it broke in a way that another start may mend.
-            InpaintError: it cannot be mended by itself.
-        """
-        import ray
-        import ray.train
-
-        from ray_jobs.channel import Channel
-        from ray_jobs.fitting import fit
-        from ray_jobs.runtime import start_ray
-
-        self.own_ray = start_ray(self.address) or self.own_ray
-        self.wish.listen()
-        channel = Channel(uuid.uuid4().hex)
-        config = {
-            "run": self.run.to_dict(),
-            "token": channel.token,
-            "holder": self.lease.holder,
-            "provenance": self.provenance,
-        }
-        with tempfile.TemporaryDirectory(prefix="inpaint-ray-") as folder:
-            fitting = _InThread(lambda: fit(self.run, config, folder, own_ray=self.own_ray))
-            try:
-                self._watch(fitting, channel)
-                return fitting.result()
-            except InpaintError:
-                raise
-            except Exception as error:
-                if failure := self._failure(channel):
-                    raise getattr(errors, failure["kind"], TrainingError)(failure["message"]) from error
-                if isinstance(error, ray.train.WorkerGroupError):
-                    raise TrainingError(
-                        f"{self.run.name}: workers failed {self.run.resources.max_failures + 1} times, at last with "
-                        f"{_last_cause(error)}; see {self.run.url}/logs"
-                    ) from error
-                if self.own_ray:
-                    ray.shutdown()  # and start anew
-                raise _Retry(_first_line(error)) from error
-
-    def _watch(self, fitting: _InThread, channel: Any) -> None:
-        """Pass on progress and the wish to stop, until the workers are done."""
-        seen: dict[str, Any] = {}
-        notes = 0
-        asked_at: float | None = None
-        while not fitting.wait(POLL_SECONDS):
-            progress = channel.progress()
-            if progress != seen:
-                seen = progress
-                self.on_progress(progress)
-            while (text := channel.noted(notes)) is not None:
-                self.on_note(text)
-                notes += 1
-            if self.lease.lost:
-                raise TrainingError(f"{self.run.url} was taken over by another driver; this one ends")
-            if self.wish.signal and asked_at is None:
-                asked_at = time.monotonic()
-                channel.ask_to_stop("stopped")
-                self.on_note("stopping after the present step, with a checkpoint")
-            if asked_at and time.monotonic() - asked_at > GRACE_SECONDS:
-                raise TrainingError(
-                    f"{self.run.name} did not stop within {GRACE_SECONDS:.0f} s and was ended; "
-                    "its last checkpoint is whole"
-                )
-        if (progress := channel.progress()) != seen:
-            self.on_progress(progress)
-
-    def _failure(self, channel: Any) -> dict[str, str] | None:
-        try:
-            return channel.failure()
-        except Exception:  # the Ray instance is gone, and what was said in it
-            return None
+    def _say(self, kind: str, value: Any) -> None:
+        if kind == "progress":
+            self.on_progress(value)
+        else:
+            log.info("%s", value)
+            self.on_note(value)
 
     def _checkpoint_step(self) -> int:
         try:
@@ -198,83 +135,27 @@ class _Driver:
 
     def _rest(self, seconds: float) -> None:
         until = time.monotonic() + seconds
-        while time.monotonic() < until and not self.wish.signal:
+        while time.monotonic() < until and not self.wish.number:
             time.sleep(0.1)
 
 
-class _Retry(Exception):
-    """A start broke in a way that another may mend."""
-
-
-class _InThread:
-    """A function running beside this thread; Ray installs no signal handlers there."""
-
-    def __init__(self, function: Callable[[], dict[str, Any]]) -> None:
-        self._function = function
-        self._done = threading.Event()
-        self._error: BaseException | None = None
-        self._value: dict[str, Any] = {}
-        threading.Thread(target=self._work, name="ray-train", daemon=True).start()
-
-    def wait(self, seconds: float) -> bool:
-        return self._done.wait(seconds)
-
-    def result(self) -> dict[str, Any]:
-        if self._error:
-            raise self._error
-        return self._value
-
-    def _work(self) -> None:
-        try:
-            self._value = self._function()
-        except BaseException as error:
-            self._error = error
-        finally:
-            self._done.set()
-
-
-class _Wish:
-    """The signal that asked this driver to stop, if any; a second SIGINT ends the process."""
-
-    def __init__(self) -> None:
-        self.signal: int | None = None
-
-    def listen(self) -> None:
-        """Take SIGINT and SIGTERM; again after `ray.init`, which takes SIGTERM for itself."""
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(number, self._note)
-
-    def _note(self, number: int, frame: Any) -> None:
-        if self.signal and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.signal = number
+def _knows_ray() -> bool:
+    """Whether this process is connected to Ray."""
+    ray = sys.modules.get("ray")
+    return ray is not None and ray.is_initialized()
 
 
 @contextmanager
-def _signals() -> Iterator[_Wish]:
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    wish = _Wish()
-    wish.listen()
-    try:
-        yield wish
-    finally:
-        if threading.current_thread() is threading.main_thread():
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-
-@contextmanager
-def _own_log(run: RunConfig, attempt: int) -> Iterator[None]:
+def _own_log(run: RunConfig, attempt: int) -> Iterator[Path]:
     """Keep the driver's log in a file, and copy it to `<run>/logs` at the end, however it ends."""
     with tempfile.TemporaryDirectory(prefix="inpaint-log-") as folder:
         path = Path(folder) / f"driver-{attempt}.log"
         handler = logging.FileHandler(path)
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        handler.setFormatter(logging.Formatter(LOG_FORMAT))
         logging.getLogger().addHandler(handler)
         logging.getLogger("ray_jobs").setLevel(logging.INFO)
         try:
-            yield
+            yield path
         except BaseException:
             log.info("driver ends", exc_info=True)
             raise
@@ -290,17 +171,6 @@ def with_absolute_root(run: RunConfig) -> RunConfig:
     if storage.is_remote(run.root) or "://" in run.root:
         return run
     return run.model_copy(update={"root": str(Path(run.root).absolute())})
-
-
-def _last_cause(error: Any) -> str:
-    """What the first failing worker raised."""
-    causes = getattr(error, "worker_failures", None) or {0: error}
-    return _first_line(next(iter(causes.values())))
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[0] if text else 'no message'}"
 
 
 def main() -> None:

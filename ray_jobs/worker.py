@@ -28,7 +28,7 @@ from inpaint.training import NotFiniteError, Trainer
 from inpaint.training.distributed import copy_from_first
 from inpaint.training.health import look
 from inpaint.training.samples import sample_grid
-from ray_jobs.resuming import Position, resume, settle, warm_start
+from ray_jobs.resuming import Position, remember_rollback, resume, settle, warm_start
 from ray_jobs.session import Session
 from ray_jobs.stopping import StopMark, Stops
 
@@ -80,7 +80,7 @@ class _Worker:
         features: Callable[[RunConfig], dict[str, nn.Module]],
         evaluator: Callable[[RunConfig, torch.device], TrainingEvaluator],
     ) -> None:
-        self.run, self.session = run, session
+        self.run, self.session, self.may_write = run, session, may_write
         self.chief = session.rank == 0
         torch.manual_seed(run.seed)
         method = build_method(run, features(run))
@@ -127,7 +127,7 @@ class _Worker:
                 stream.close()
         if self.chief:
             log.info("%s at step %d", reason, self.trainer.step)
-            self.writer.close(patience_seconds=PREEMPTED_PATIENCE_SECONDS if reason == "preempted" else None)
+            self.writer.close()
         return {"step": self.trainer.step, "reason": reason, **self.scores}
 
     def _settled(self) -> bool:
@@ -160,12 +160,14 @@ class _Worker:
                 data = {f"data/{name}": value for name, value in stream.stats().items()}
                 self._log(done, row, clock.lap(done) | data)
                 self._refuse_unhealthy()
-            reason = self.stops.after(done)
+            reason = self.stops.after(done, at_once=scored)
+            if reason == "preempted" and self.chief:
+                self.writer.hurry(PREEMPTED_PATIENCE_SECONDS)
             if self.chief and done % run.tracking.images_every == 0:
                 self._show(done)
             if done % run.checkpoints.every == 0 or done == total or reason:
                 self.position.data = stream.state_dict()
-                self._save(done, row if scored else {})
+                self._save(done, row if scored else {}, is_last=bool(reason) or done == total)
             if reason and done < total:
                 return reason
         return "finished"
@@ -211,13 +213,13 @@ class _Worker:
                     f"{bound.times} times in a row (health.stop_when); see {self.run.url}/history.jsonl, change weights"
                 )
 
-    def _save(self, step: int, metrics: Mapping[str, float]) -> None:
+    def _save(self, step: int, metrics: Mapping[str, float], *, is_last: bool) -> None:
         """Hand the state to the writer, after a look that it is worth keeping."""
         if not self.chief:
             self.trainer.check_finite()
         else:
             state = {**self.trainer.state_dict(), "position": self.position.to_dict()}
-            self.writer.save(step, state, metrics, history=self.history.to_bytes())
+            self.writer.save(step, state, metrics, history=self.history.to_bytes(), may_leave_out=not is_last)
 
     def _show(self, step: int) -> None:
         """Send a grid of samples of the newest batch to the tracker."""
@@ -243,6 +245,8 @@ class _Worker:
         self.stops.begin_again()
         if self.chief:
             self.history.cut(self.trainer.step)
+            self.may_write()
+            remember_rollback(self.run, self.trainer.step, self.position, str(error))
         log.warning(
             "%s; back at step %d, passing over %d batches (%d of %d times)",
             error, self.trainer.step, self.position.skipped, self.position.rollbacks, training.max_rollbacks,

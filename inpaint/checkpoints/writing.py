@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import tempfile
 import threading
 import time
@@ -37,7 +38,8 @@ class CheckpointWriter:
     Args:
         run: settings; `run.url` is where to write.
         inference_networks: names of the networks that filling an image needs, for the manifest.
-        may_write: called before a manifest is written; raises when this process has lost the right to the run.
+        may_write: called before anything is written and before it becomes valid; raises when this process has lost
+            the right to the run.
         patience_seconds: how long failing writes are repeated.
     """
 
@@ -60,10 +62,17 @@ class CheckpointWriter:
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
         self._failing = threading.Event()
-        self._closing = threading.Event()
+        self._hurried = threading.Event()
+        self._give_up_at = math.inf
 
     def save(
-        self, step: int, state: Mapping[str, Any], metrics: Mapping[str, float], *, history: bytes | None = None
+        self,
+        step: int,
+        state: Mapping[str, Any],
+        metrics: Mapping[str, float],
+        *,
+        history: bytes | None = None,
+        may_leave_out: bool = True,
     ) -> bool:
         """Copy `state` now and write it in the background as the checkpoint after `step` steps.
 
@@ -73,6 +82,7 @@ class CheckpointWriter:
                 entries beside "networks" go to `trainer.pt` with it.
             metrics: scores at this step.
             history: content of the run's history file up to this step.
+            may_leave_out: another checkpoint will come, so training need not wait for the store.
 
         Returns:
             Whether it will be written: False while the store is away and an older checkpoint waits for it.
@@ -81,7 +91,7 @@ class CheckpointWriter:
             CheckpointError: the store has been away too long, or the disk is full.
         """
         began = time.perf_counter()
-        if self._busy() and self._failing.is_set():
+        if may_leave_out and self._busy() and self._failing.is_set():
             log.warning("checkpoint at step %d left out: the one before still waits for %s", step, self.run.url)
             return False
         self._join()
@@ -100,17 +110,17 @@ class CheckpointWriter:
             error, self._error = self._error, None
             raise error
 
-    def close(self, *, patience_seconds: float | None = None) -> None:
-        """Wait for the last write.
+    def hurry(self, seconds: float) -> None:
+        """Repeat failing writes every second, and for so long at most: this machine goes away."""
+        self._give_up_at = time.monotonic() + seconds
+        self._hurried.set()
 
-        Args:
-            patience_seconds: how much longer failing attempts are repeated; as long as ever when None.
+    def close(self) -> None:
+        """Wait for the last write.
 
         Raises:
             CheckpointError: it failed for good.
         """
-        if patience_seconds is not None:
-            self._patience = min(self._patience, patience_seconds)
         self._join()
         self.check()
 
@@ -131,11 +141,13 @@ class CheckpointWriter:
                     self._write(step, state, metrics, history)
                     break
                 except (InpaintError, OSError) as error:
-                    if isinstance(error, CheckpointError) or time.monotonic() - began + pause > self._patience:
+                    pause = PAUSE_SECONDS[0] if self._hurried.is_set() else pause
+                    give_up_at = min(began + self._patience, self._give_up_at)
+                    if isinstance(error, CheckpointError) or time.monotonic() + pause > give_up_at:
                         raise
                     log.warning("checkpoint at step %d: %s; trying again in %.0f s", step, error, pause)
                     self._failing.set()
-                    time.sleep(pause)
+                    self._rest(pause)
                     pause = min(2 * pause, PAUSE_SECONDS[1])
             self.written_at, self.written_step = time.monotonic(), step
         except InpaintError as error:
@@ -153,6 +165,13 @@ class CheckpointWriter:
         finally:
             self._failing.clear()
 
+    def _rest(self, seconds: float) -> None:
+        """Pause, cut short when a hurry begins."""
+        if self._hurried.is_set():
+            time.sleep(seconds)
+        else:
+            self._hurried.wait(seconds)
+
     def _write(self, step: int, state: Mapping[str, Any], metrics: dict[str, float], history: bytes | None) -> None:
         url = checkpoint_url(self.run.url, step)
         self._may_write()
@@ -161,9 +180,9 @@ class CheckpointWriter:
             files = _write_files(Path(folder), self.run, state, metrics)
             for name in files:
                 storage.upload(str(Path(folder) / name), storage.join(url, name))
+        self._may_write()
         if history is not None:
             storage.write_bytes(storage.join(self.run.url, HISTORY_FILE), history)
-        self._may_write()
         manifest = {
             "format": FORMAT,
             "run": self.run.name,

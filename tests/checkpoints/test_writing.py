@@ -2,6 +2,7 @@
 
 import errno
 import json
+import threading
 import time
 
 import pytest
@@ -199,6 +200,37 @@ def test_training_goes_on_while_the_store_is_away_and_the_upload_is_repeated(run
     assert same(checkpoints.load_state(run.url), state(2))
     assert "checkpoint at step 3 left out" in caplog.text
     assert save(writer, 4)
+
+
+@pytest.mark.usefixtures("_quick")
+def test_the_last_checkpoint_waits_for_the_store_instead_of_being_left_out(run, writer, monkeypatch):
+    store = Away(monkeypatch)
+    writer.save(2, state(2), {})
+    while store.tries < 2:
+        time.sleep(0.01)
+    threading.Timer(0.3, lambda: setattr(store, "away", False)).start()
+
+    assert writer.save(3, state(3), {}, may_leave_out=False)
+    writer.close()
+
+    assert [info.step for info in checkpoints.list_checkpoints(run.url)] == [2, 3]
+
+
+def test_in_a_hurry_a_failing_write_is_given_up_soon_whatever_its_patience(run, monkeypatch):
+    monkeypatch.setattr(writing, "PAUSE_SECONDS", (0.1, 30.0))
+    writer = CheckpointWriter(run, patience_seconds=600)
+    store = Away(monkeypatch)
+    writer.save(2, state(2), {})
+    while store.tries < 5:  # the pause is 1.6 s by now
+        time.sleep(0.01)
+    began = time.monotonic()
+    writer.hurry(0.5)
+
+    with pytest.raises(CheckpointError, match="the store does not answer"):
+        writer.close()
+
+    assert time.monotonic() - began < 1.5
+    assert store.tries > 6  # tried again at once, and on
 
 
 @pytest.mark.usefixtures("_quick")

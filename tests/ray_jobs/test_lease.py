@@ -103,9 +103,31 @@ def _try(run):
     return True
 
 
+def test_what_writes_for_an_earlier_attempt_of_the_same_driver_is_refused(run):
+    with Lease(run, lifetime_seconds=0.4).acquire() as lease:
+        lease.fence()
+        first = lease.holder
+        check_holder(run, first)
+        lease.fence()
+
+        with pytest.raises(LeaseLostError):
+            check_holder(run, first)
+        check_holder(run, lease.holder)
+        time.sleep(0.5)  # it is renewed meanwhile
+        assert not lease.lost
+
+
+def test_a_driver_that_was_taken_over_cannot_begin_another_attempt(run):
+    first = Lease(run).acquire()
+    rewrite(run, driver="another", holder="another", host="elsewhere", pid=1)
+
+    with pytest.raises(LeaseLostError, match="was taken over by another driver"):
+        first.fence()
+
+
 def test_a_driver_that_was_taken_over_may_not_write_and_notices(run):
     first = Lease(run, lifetime_seconds=0.4).acquire()
-    rewrite(run, holder="another", host="elsewhere", pid=1)
+    rewrite(run, driver="another", holder="another", host="elsewhere", pid=1)
 
     with pytest.raises(LeaseLostError, match="taken over by process 1 on elsewhere"):
         check_holder(run, first.holder)

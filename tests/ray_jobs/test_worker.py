@@ -1,6 +1,7 @@
 """A worker in plain Python: it resumes exactly, stops when asked, goes back when a loss is not finite."""
 
 import json
+import logging
 
 import pytest
 import torch
@@ -194,6 +195,45 @@ def test_a_rollback_goes_back_and_passes_over_the_bad_batch(root, monkeypatch):
     assert (state["position"]["skipped"], state["position"]["rollbacks"]) == (2, 1)  # batches 5 and 6 after step 4
     steps = [row["step"] for row in checkpoints.read_history(run.url)]
     assert steps == [2, 4, 6, 8, 10, 12]
+
+
+def test_bad_batches_before_the_next_checkpoint_are_passed_over_one_after_the_other(root, monkeypatch):
+    Poison(monkeypatch, at={6, 8})
+    run = toy_run(root, "twice-back", "training.not_finite=rollback", "training.max_rollbacks=2")
+
+    train(run, PlainSession())
+
+    position = checkpoints.load_state(run.url)["position"]
+    assert (position["skipped"], position["rollbacks"]) == (4, 2)  # batches 5 to 8, from the checkpoint at step 4
+
+
+def test_a_run_killed_right_after_a_rollback_remembers_it(root, monkeypatch, caplog):
+    Poison(monkeypatch, at={6})
+    settings = ("training.not_finite=rollback", "training.max_rollbacks=1")
+    undisturbed = toy_run(root, "went-back", *settings)
+    train(undisturbed, PlainSession())
+    run = toy_run(root, "killed-then", *settings)
+    warn = logging.Logger.warning
+
+    def die(self, text, *arguments, **options):
+        if "passing over" in text:  # the last word of a rollback
+            raise KeyboardInterrupt
+        warn(self, text, *arguments, **options)
+
+    caplog.clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(logging.Logger, "warning", die)
+        with pytest.raises(KeyboardInterrupt):
+            train(run, PlainSession())
+    assert checkpoints.latest(run.url).step == 4
+
+    train(run, PlainSession())
+
+    assert "passing over" not in caplog.text  # the bad batch is not seen again
+    assert json.loads(storage.read_bytes(storage.join(run.url, "rollback.json")))["rollbacks"] == 1
+    assert outcome(run.url) == outcome(undisturbed.url)
+    position = checkpoints.load_state(run.url)["position"]
+    assert (position["skipped"], position["rollbacks"]) == (2, 1)
 
 
 def test_more_rollbacks_than_allowed_end_the_run(root, monkeypatch):
