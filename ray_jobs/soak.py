@@ -1,35 +1,44 @@
-"""A soak: one toy run is left alone, others are killed again and again, and all must end byte for byte the same.
+"""A soak: one toy run is left alone, another is killed again and again, and both must end byte for byte the same.
 
-    inpaint bench soak --kills 20
+    inpaint bench soak --kills 20 --s3
 
-Each disturbed run goes through the real driver, Ray Train and two workers. What is killed and when is drawn from a
-seed.
+The disturbed run goes through the real driver, Ray Train and two workers. What is killed and when is drawn from a seed.
 """
 
 from __future__ import annotations
 
-import contextlib
+import logging
 import os
 import random
-import signal
 import subprocess
 import sys
+import tempfile
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.request import Request, urlopen
 
 import yaml
 
 from inpaint import checkpoints, storage
+from inpaint.checkpoints.layout import MANIFEST
 from inpaint.config import RunConfig
 from inpaint.errors import TrainingError
+from ray_jobs.kills import KILLS, Kill, workers_of
 from ray_jobs.toy import toy_run, write_toy_shards
 
-EARLY = 0.3  # share of kills that fall before the first checkpoint of a start
-START_SECONDS = 300.0  # most that a start may take until its first step is logged
-LONGEST_LIFE_SECONDS = 8.0  # of a start, after its workers are there
+EARLY = 0.3  # share of kills that fall before the first checkpoint of an attempt
+START_SECONDS = 300.0  # most that an attempt may take until its first step is logged
+LONGEST_LIFE_SECONDS = 8.0  # of an attempt, after its workers are there
+LOOK_SECONDS = 0.3
+PUT_SECONDS = 0.2  # the soak's S3 takes this long to store an object, so that kills fall into uploads
+
+Say = Callable[[str], None]
 
 
 @dataclass
@@ -47,47 +56,6 @@ class Outcome:
         return cls(storage.read_bytes(storage.join(url, "history.jsonl")), last.step, weights)
 
 
-def kill_worker(driver: subprocess.Popen[bytes]) -> str:
-    """SIGKILL one of the training workers; Ray restarts the group inside the job."""
-    return _kill(workers_of(driver), "worker")
-
-
-def kill_driver(driver: subprocess.Popen[bytes]) -> str:
-    """SIGKILL the driver; the run is started again by hand, or by its RayJob."""
-    driver.kill()
-    return "driver"
-
-
-def kill_ray(driver: subprocess.Popen[bytes]) -> str:
-    """SIGKILL everything: driver, controller, workers, raylet, GCS."""
-    below = _below(driver.pid)
-    driver.kill()
-    for pid in below:
-        _signal(pid, signal.SIGKILL)
-    return "everything"
-
-
-def kill_raylet(driver: subprocess.Popen[bytes]) -> str:
-    """SIGKILL the node's raylet under a living driver."""
-    return _kill(_named(driver.pid, "raylet/raylet"), "raylet")
-
-
-def terminate_driver(driver: subprocess.Popen[bytes]) -> str:
-    """SIGTERM the driver, as Kubernetes does before it takes a pod away."""
-    driver.terminate()
-    return "driver, by SIGTERM"
-
-
-Kill = Callable[[subprocess.Popen[bytes]], str]
-KILLS: dict[str, Kill] = {
-    "worker": kill_worker,
-    "driver": kill_driver,
-    "raylet": kill_raylet,
-    "everything": kill_ray,
-    "terminate": terminate_driver,
-}
-
-
 def soak(
     root: str,
     *,
@@ -95,67 +63,117 @@ def soak(
     seed: int,
     kinds: Sequence[str] = tuple(KILLS),
     steps: int = 200,
-    say: Callable[[str], None] = print,
+    say: Say = print,
 ) -> dict[str, Any]:
     """Kill a toy run `kills` times at drawn moments and compare its end with an undisturbed one's.
 
     Args:
-        root: local folder or s3:// for the runs; the shards lie in a local folder beside it.
+        root: local folder or s3:// for the runs; their shards lie on local disk.
         kills: how often.
         seed: of what is killed and when.
-        kinds: what may be killed, of `KILLS`.
+        kinds: what may be killed, of `KILLS`; each in its turn, in a drawn order.
         steps: length of the run.
         say: told what happens.
 
     Returns:
-        "kills" by kind, "seconds", "equal": history, weights.
+        "kills" by kind, "in_uploads" (how many of them while a checkpoint was half written), "seconds",
+        "equal": history, weights; "weights": their SHA-256.
 
     Raises:
         TrainingError: a start ended with an error of its own, or the ends differ.
     """
-    shards = Path(root if not storage.is_remote(root) else "soak-shards").absolute()
-    write_toy_shards(shards)
-    settings = (
-        f"stages.gan.steps={steps}", "checkpoints.every=5", "evaluation.every=10",
-        f"data.train={shards}/shards/toy/train", f"data.held_out={shards}/shards/toy/test",
-    )  # fmt: skip
-    began = time.monotonic()
-    calm = toy_run(root, "calm", *settings, workers=2)
-    _finish(_start(calm, shards), calm)
-    say(f"undisturbed: {time.monotonic() - began:.0f} s")
-    wild = toy_run(root, "wild", *settings, workers=2)
-    counts = _disturb(wild, shards, kills, [KILLS[kind] for kind in kinds], random.Random(seed), say)
+    with tempfile.TemporaryDirectory(prefix="inpaint-soak-") as place:
+        folder = Path(place)
+        write_toy_shards(folder)
+        settings = (
+            f"stages.gan.steps={steps}", "checkpoints.every=5", "evaluation.every=10",
+            f"data.train={folder}/shards/toy/train", f"data.held_out={folder}/shards/toy/test",
+        )  # fmt: skip
+        began = time.monotonic()
+        calm = toy_run(root, "calm", *settings, workers=2)
+        _finish(_start(calm, folder), calm, folder)
+        say(f"undisturbed: {time.monotonic() - began:.0f} s")
+        wild = toy_run(root, "wild", *settings, workers=2)
+        counts, in_uploads = _disturb(wild, folder, _drawn(kinds, kills, random.Random(seed)), random.Random(seed), say)
     expected, found = Outcome.of(calm.url), Outcome.of(wild.url)
     equal = {"history": expected.history == found.history, "weights": expected.weights == found.weights}
     if not all(equal.values()) or found.step != steps:
         raise TrainingError(f"{wild.url} ended otherwise than {calm.url}: {equal}, step {found.step} of {steps}")
-    return {"kills": counts, "seconds": time.monotonic() - began, "equal": equal}
+    return {
+        "kills": counts,
+        "in_uploads": in_uploads,
+        "seconds": time.monotonic() - began,
+        "equal": equal,
+        "weights": found.weights,
+    }
+
+
+@contextmanager
+def slow_s3(bucket: str = "soak") -> Iterator[str]:
+    """An S3 server in this process, in which each object takes a moment to be stored; the environment points to it.
+
+    Yields:
+        A root.
+    """
+    from moto.server import DomainDispatcherApplication, create_backend_app
+    from werkzeug.serving import make_server
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # it would print a line per request
+    store = DomainDispatcherApplication(create_backend_app)
+
+    def slowly(environ: dict[str, Any], respond: Any) -> Any:
+        if environ["REQUEST_METHOD"] == "PUT":
+            time.sleep(PUT_SECONDS)
+        return store(environ, respond)
+
+    server = make_server("127.0.0.1", 0, slowly, threaded=True)
+    threading.Thread(target=server.serve_forever, name="s3", daemon=True).start()
+    os.environ |= {
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{server.server_port}",
+        "AWS_ACCESS_KEY_ID": "soak",
+        "AWS_SECRET_ACCESS_KEY": "soak",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    for name in ("AWS_ENDPOINT_URL_S3", "AWS_PROFILE", "AWS_SESSION_TOKEN"):
+        os.environ.pop(name, None)
+    try:
+        urlopen(Request(f"{os.environ['AWS_ENDPOINT_URL']}/{bucket}", method="PUT")).close()
+        yield f"s3://{bucket}"
+    finally:
+        server.shutdown()
+
+
+def _drawn(kinds: Sequence[str], count: int, draw: random.Random) -> Iterator[Kill]:
+    """So many kills; every kind once before any comes again."""
+    left: list[str] = []
+    for _ in range(count):
+        left = left or draw.sample(list(kinds), len(kinds))
+        yield KILLS[left.pop()]
 
 
 def _disturb(
-    run: RunConfig, folder: Path, kills: int, kinds: Sequence[Kill], draw: random.Random, say: Callable[[str], None]
-) -> dict[str, int]:
-    """Start the run again and again, killing something of it each time, until it has survived so many kills."""
-    counts: dict[str, int] = {}
-    driver = _start(run, folder)
-    while sum(counts.values()) < kills:
-        kind = draw.choice(kinds)
-        _wait_for_life(driver, run, draw.random() < EARLY)
-        time.sleep(draw.uniform(0.0, LONGEST_LIFE_SECONDS))
-        if driver.poll() is not None:
+    run: RunConfig, folder: Path, kills: Iterator[Kill], draw: random.Random, say: Say
+) -> tuple[dict[str, int], int]:
+    """Kill something of the run again and again, starting it again where need be, and let it end."""
+    counts: Counter[str] = Counter()
+    in_uploads = 0
+    driver, before = _start(run, folder), set()
+    for kill in kills:
+        while not _comes_to_life(driver, run, before, early=draw.random() < EARLY, life=draw.random()):
+            _finish(driver, run, folder)
             say("the run ended before it was killed; its checkpoints are removed to go on")
             storage.delete_tree(storage.join(run.url, "checkpoints"))
-            driver = _start(run, folder)
-            continue
-        what = kind(driver)
-        counts[what] = counts.get(what, 0) + 1
-        say(f"killed {what} after checkpoint {_newest_step(run)}")
-        if kind not in (kill_worker, kill_raylet):
+            driver, before = _start(run, folder), set()
+        before, uploading, step = set(workers_of(driver)), _is_half_written(run), _newest_step(run)
+        kill.strike(driver)
+        counts[kill.what] += 1
+        in_uploads += uploading
+        say(f"{counts.total()}: killed {kill.what} after checkpoint {step}{', during an upload' if uploading else ''}")
+        if kill.ends_driver:
             driver.wait(START_SECONDS)
-        if driver.poll() is not None:
-            driver = _start(run, folder)
-    _finish(driver, run)
-    return counts
+            driver, before = _start(run, folder), set()
+    _finish(driver, run, folder)
+    return dict(counts), in_uploads
 
 
 def _start(run: RunConfig, folder: Path) -> subprocess.Popen[bytes]:
@@ -169,22 +187,31 @@ def _start(run: RunConfig, folder: Path) -> subprocess.Popen[bytes]:
         return subprocess.Popen(command, stdout=log, stderr=log, env=environment)
 
 
-def _finish(driver: subprocess.Popen[bytes], run: RunConfig) -> None:
+def _finish(driver: subprocess.Popen[bytes], run: RunConfig, folder: Path) -> None:
     code = driver.wait()
     if code:
-        raise TrainingError(f"{run.name} ended with exit code {code}; see {run.name}.log beside its shards")
+        said = (folder / f"{run.name}.log").read_text(errors="replace")[-2000:]
+        raise TrainingError(f"{run.name} ended with exit code {code}; it said: {said}")
 
 
-def _wait_for_life(driver: subprocess.Popen[bytes], run: RunConfig, early: bool) -> None:
-    """Until the workers of this start are there (early) or have written a checkpoint, or the driver has ended."""
-    until = time.monotonic() + START_SECONDS
-    before = _newest_step(run)
-    while time.monotonic() < until and driver.poll() is None:
-        if len(workers_of(driver)) >= run.resources.num_workers and (
-            early or _newest_step(run) > before
-        ):
-            return
-        time.sleep(0.1)
+def _comes_to_life(
+    driver: subprocess.Popen[bytes], run: RunConfig, before: set[int], *, early: bool, life: float
+) -> bool:
+    """Wait for new workers, unless `early` for a checkpoint of theirs, and then a share of the longest life.
+
+    Returns:
+        Whether the run is still there to be killed.
+    """
+    until, step = time.monotonic() + START_SECONDS, _newest_step(run)
+    while driver.poll() is None:
+        workers = set(workers_of(driver))
+        if len(workers) >= run.resources.num_workers and not workers & before and (early or _newest_step(run) > step):
+            time.sleep(life * LONGEST_LIFE_SECONDS)
+            return driver.poll() is None
+        if time.monotonic() > until:
+            raise TrainingError(f"{run.name} did not come back to life within {START_SECONDS:.0f} s")
+        time.sleep(LOOK_SECONDS)
+    return False
 
 
 def _newest_step(run: RunConfig) -> int:
@@ -192,43 +219,8 @@ def _newest_step(run: RunConfig) -> int:
     return newest.step if newest else 0
 
 
-def workers_of(driver: subprocess.Popen[Any]) -> list[int]:
-    """Processes of the training workers below a driver with a Ray of its own."""
-    return _named(driver.pid, "ray::RayTrainWorker")
-
-
-def _named(pid: int, name: str) -> list[int]:
-    """Processes below `pid` whose command line contains a name."""
-    return [child for child in _below(pid) if name in _command(child)]
-
-
-def _below(pid: int) -> list[int]:
-    """All processes below a process."""
-    found, waiting = [], [pid]
-    while waiting:
-        for path in Path(f"/proc/{waiting.pop()}/task").glob("*/children"):
-            try:
-                children = [int(child) for child in path.read_text().split()]
-            except OSError:
-                continue
-            found += children
-            waiting += children
-    return found
-
-
-def _command(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-    except OSError:
-        return ""
-
-
-def _kill(pids: list[int], what: str) -> str:
-    if pids:
-        _signal(pids[0], signal.SIGKILL)
-    return what
-
-
-def _signal(pid: int, number: int) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, number)
+def _is_half_written(run: RunConfig) -> bool:
+    """Whether the newest checkpoint's manifest is not there yet."""
+    folder = storage.join(run.url, "checkpoints")
+    steps = sorted(storage.list_folders(folder))
+    return bool(steps) and not storage.exists(storage.join(folder, steps[-1], MANIFEST))

@@ -110,24 +110,31 @@ def soak(
     seed: Annotated[int, typer.Option(help="Of what is killed, and when.")] = 0,
     steps: Annotated[int, typer.Option(help="Length of the toy run.", min=20)] = 200,
     root: Annotated[str | None, typer.Option(help="Where the runs lie; a temporary folder if left out.")] = None,
+    s3: Annotated[bool, typer.Option("--s3", help="In a slow S3 server that is started for it.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")] = False,
 ) -> None:
     """Kill a toy run's worker, driver, raylet or everything at random; it must end byte for byte as one left alone."""
     import sys
     import tempfile
+    from contextlib import ExitStack
 
+    from ray_jobs.soak import slow_s3
     from ray_jobs.soak import soak as disturb
 
-    with tempfile.TemporaryDirectory(prefix="inpaint-soak-") as place:
-        found = disturb(
-            root or place, kills=kills, seed=seed, steps=steps, say=lambda text: print(text, file=sys.stderr)
-        )
+    with ExitStack() as stack:
+        if s3:
+            root = stack.enter_context(slow_s3())
+        place = root or stack.enter_context(tempfile.TemporaryDirectory(prefix="inpaint-soak-"))
+        found = disturb(place, kills=kills, seed=seed, steps=steps, say=lambda text: print(text, file=sys.stderr))
     if as_json:
         typer.echo(json.dumps(found))
         return
     listed = ", ".join(f"{count} × {what}" for what, count in sorted(found["kills"].items()))
-    typer.echo(f"survived {sum(found['kills'].values())} kills ({listed}) in {found['seconds']:.0f} s")
-    typer.echo("history and weights are byte for byte those of the undisturbed run")
+    typer.echo(f"survived {sum(found['kills'].values())} kills ({listed}), {found['in_uploads']} of them while a")
+    typer.echo(f"checkpoint was half written, in {found['seconds']:.0f} s")
+    typer.echo("history and weights are byte for byte those of the undisturbed run:")
+    for name, sha256 in found["weights"].items():
+        typer.echo(f"  {sha256}  {name}")
 
 
 @bench.command()

@@ -11,21 +11,23 @@ from inpaint import checkpoints, storage
 from ray_jobs.session import PlainSession
 from ray_jobs.toy import toy_run
 from ray_jobs.worker import train
+from tests.faulty_s3 import shared_server
 
 CHILDREN = multiprocessing.get_context("forkserver")
 CHILDREN.set_forkserver_preload(["ray_jobs.worker", "inpaint.evaluation.held_out"])
 STEPS = "stages.gan.steps=24"
 
 
-def start(run, *, die_at_write=None):
-    child = CHILDREN.Process(target=_train, args=(run.to_dict(), die_at_write))
+def start(run, *, die_at_write=None, **environment):
+    child = CHILDREN.Process(target=_train, args=(run.to_dict(), die_at_write, environment))
     child.start()
     return child
 
 
-def _train(values, die_at_write):
+def _train(values, die_at_write, environment):
     from inpaint.config import RunConfig
 
+    os.environ |= environment
     if die_at_write is not None:
         _die_at(die_at_write)
     train(RunConfig.model_validate(values), PlainSession())
@@ -91,6 +93,38 @@ def test_a_run_killed_at_random_times_ends_byte_for_byte_as_an_undisturbed_one(r
     assert last.exitcode == 0
     assert kills >= 1
     assert outcome(run.url) == undisturbed
+
+
+def test_a_run_killed_during_uploads_to_an_object_store_ends_the_same(shards, undisturbed, monkeypatch):
+    """The store lives on while the run dies in the n-th object it puts there: weights, state, history, ..."""
+    store = shared_server().forget()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", store.url)
+    data = f"{shards}/shards/toy"
+    run = toy_run("s3://lab/x", "uploaded", STEPS, f"data.train={data}/train", f"data.held_out={data}/test")
+    starts = []
+
+    for count in (4, 11, 16, 10**6):
+        store.on_put = _after(count, lambda: os.kill(starts[-1].pid, signal.SIGKILL))
+        starts.append(start(run, AWS_ENDPOINT_URL=store.url))
+        starts[-1].join()
+        store.on_put = None
+    written = {key.split("/")[-2] for key in store.objects if key.endswith("trainer.pt")}
+
+    assert [child.exitcode for child in starts] == [-signal.SIGKILL] * 3 + [0]
+    assert written == {storage.name_of(info.url) for info in checkpoints.list_checkpoints(run.url)}
+    assert outcome(run.url) == undisturbed
+
+
+def _after(count, strike):
+    """A function that strikes when it is called for the n-th time."""
+    left = [count]
+
+    def called():
+        left[0] -= 1
+        if left[0] == 0:
+            strike()
+
+    return called
 
 
 @pytest.mark.parametrize("writes", [(2, 9, 12, 17), pytest.param(range(60), marks=pytest.mark.slow)])

@@ -11,8 +11,9 @@ import pytest
 import yaml
 
 from inpaint import checkpoints, storage
+from ray_jobs.kills import KILLS, workers_of
 from ray_jobs.session import PlainSession
-from ray_jobs.soak import KILLS, soak, workers_of
+from ray_jobs.soak import slow_s3, soak
 from ray_jobs.toy import toy_run
 from ray_jobs.worker import train
 
@@ -76,10 +77,22 @@ def test_sigterm_writes_a_checkpoint_and_a_second_driver_is_refused_meanwhile(ro
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", sorted(KILLS))
-def test_each_kind_of_kill_is_survived_byte_for_byte(tmp_path, kind):
-    found = soak(str(tmp_path), kills=2, seed=1, kinds=[kind], steps=60)
+def test_each_kind_of_kill_is_survived_byte_for_byte(tmp_path):
+    found = soak(str(tmp_path), kills=len(KILLS), seed=1, steps=200)
 
+    assert found["kills"] == {kill.what: 1 for kill in KILLS.values()}
+    assert found["equal"] == {"history": True, "weights": True}
+
+
+@pytest.mark.slow
+def test_each_kind_of_kill_is_survived_byte_for_byte_in_an_object_store(monkeypatch):
+    for name in ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION"):
+        monkeypatch.setenv(name, "set back afterwards")
+    with slow_s3() as root:
+        found = soak(root, kills=len(KILLS), seed=1, steps=200)
+
+    assert found["kills"] == {kill.what: 1 for kill in KILLS.values()}
+    assert found["in_uploads"] >= 1
     assert found["equal"] == {"history": True, "weights": True}
 
 
