@@ -20,10 +20,10 @@ import numpy as np
 
 from inpaint.data.decoding import Decoder, UndecodableImage
 from inpaint.data.fetching import Fetcher
-from inpaint.data.order import Batches, Order, key_of, mix
 from inpaint.data.planes import PlanesCache, to_planes
 from inpaint.data.reading import Reader
 from inpaint.data.ring import HostBatch, Slot
+from inpaint.data.rows import Planner, Rows
 from inpaint.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -38,27 +38,17 @@ class Plan:
     """What the loader is to do, apart from where bytes come from.
 
     Attributes:
-        order, batches: which samples make which batch.
-        rank, world_size: this process's share of each batch.
-        seed: of mirroring, crops and holes.
+        planner: which samples make which batch, and how they are looked at.
         decoder: of one image.
         holes: draws one sample's mask; None when all masks are one.
-        mirror: turn half of the images.
-        random_crop: choose the square of a sample that is not one at random.
         max_bad_share: of samples that may be unreadable before the run fails.
         decode_threads: 0 decodes in the thread that asks for the batch.
         prefetch_batches: decoded ahead of the one in use.
     """
 
-    order: Order
-    batches: Batches
-    rank: int
-    world_size: int
-    seed: int
+    planner: Planner
     decoder: Decoder
     holes: HoleMaker | None
-    mirror: bool
-    random_crop: bool
     max_bad_share: float
     decode_threads: int
     prefetch_batches: int
@@ -70,10 +60,7 @@ class _Job:
 
     number: int
     slot: Slot
-    epoch: int = 0
-    positions: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
-    samples: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
-    mirrored: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))
+    rows: Rows | None = None
     parts: int = 0  # still to be decoded
     fetching: int = 0  # of these, waiting for shards
     hits: int = 0  # samples in the decoded cache
@@ -112,7 +99,6 @@ class Loader:
         self.seconds = dict.fromkeys(("decode", "holes", "wait_fetch", "wait_decode"), 0.0)
         self.seen = self.skipped = self.planes_hits = 0
         self._reported: set[int] = set()
-        self._augment: dict[int, tuple[int, int]] = {}
         self._free, self._next, self._in_use = deque(slots), start, None
         self._jobs: deque[_Job] = deque()
         self._work_items: queue.SimpleQueue[tuple[_Job, Callable[[bytearray], None]] | None] = queue.SimpleQueue()
@@ -145,9 +131,10 @@ class Loader:
             raise job.error
         self._jobs.popleft()
         self._in_use = job.slot
-        self.seen += len(job.samples)
+        rows = job.rows
+        self.seen += len(rows.samples)
         self.planes_hits += job.hits
-        return HostBatch(job.slot, job.mirrored, self._reader.index.keys_of(job.samples))
+        return HostBatch(job.slot, rows.mirrored, self._reader.index.keys_of(rows.samples))
 
     def wait_until_ahead(self) -> None:
         """Until every batch that may be decoded ahead is; with no threads there is nothing to wait for."""
@@ -213,20 +200,18 @@ class Loader:
         """Decide a batch's samples and hand its rows out."""
         plan = self.plan
         job.slot.wait_until_free()
-        job.epoch, job.positions = plan.batches.positions(job.number, plan.rank, plan.world_size)
-        job.samples = plan.order.samples(job.epoch, job.positions)
-        bits = mix(job.samples, self._keys(job.epoch)[0])
-        job.mirrored = (bits & np.uint64(1)).astype(bool) if plan.mirror else np.zeros(len(bits), bool)
-        here = self._planes.has(job.samples) if self._planes else np.zeros(len(bits), bool)
+        job.rows = plan.planner.rows(job.number)
+        samples = job.rows.samples
+        here = self._planes.has(samples) if self._planes else np.zeros(len(samples), bool)
         job.hits = int(here.sum())
         if self._fetcher:
-            self._wanted(job.epoch, int(job.positions[0]))
-        rows = max(1, min(PART_ROWS, -(-len(bits) // max(1, plan.decode_threads))))
-        parts = [(low, min(low + rows, len(bits))) for low in range(0, len(bits), rows)]
+            self._wanted(job.rows.epoch, int(job.rows.positions[0]))
+        size = max(1, min(PART_ROWS, -(-len(samples) // max(1, plan.decode_threads))))
+        parts = [(low, min(low + size, len(samples))) for low in range(0, len(samples), size)]
         job.parts, job.fetching = len(parts), len(parts) if self._fetcher else 0
         for low, high in parts:
             if self._fetcher:
-                needed = job.samples[low:high][~here[low:high]].tolist()
+                needed = samples[low:high][~here[low:high]].tolist()
                 self._fetcher.call_when_here(needed, partial(self._arrived, job, low, high, here))
             else:
                 self._work_items.put((job, partial(self._fill, job, low, high, here, {})))
@@ -248,13 +233,11 @@ class Loader:
         since = time.perf_counter()
         if self._planes:
             self._copy_planes(job, low + np.flatnonzero(here[low:high]))
-        for row in range(low, high):
-            if not here[row]:
-                self._decode(job, row, alone, scratch)
+        self._decode(job, low + np.flatnonzero(~here[low:high]), alone, scratch)
         decoded = time.perf_counter()
         if self.plan.holes:
             for row in range(low, high):
-                job.slot.rows["masks"][row] = self.plan.holes(self._generator(job.epoch, int(job.samples[row])))
+                job.slot.rows["masks"][row] = self.plan.holes(self.plan.planner.generator(job.rows, row))
         drawn = time.perf_counter()
         with self._lock:
             self.seconds["decode"] += decoded - since
@@ -264,49 +247,51 @@ class Loader:
                 job.done.set()
 
     def _copy_planes(self, job: _Job, rows: np.ndarray) -> None:
-        planes, count = job.slot.rows["planes"], len(rows)
-        if count and rows[-1] - rows[0] + 1 == count:
-            self._planes.read(job.samples[rows], planes[rows[0] : rows[-1] + 1])
+        planes, samples = job.slot.rows["planes"], job.rows.samples
+        if len(rows) and rows[-1] - rows[0] + 1 == len(rows):
+            self._planes.read(samples[rows], planes[rows[0] : rows[-1] + 1])
         else:
             for row in rows:
-                self._planes.read(job.samples[row : row + 1], planes[row : row + 1])
+                self._planes.read(samples[row : row + 1], planes[row : row + 1])
 
-    def _decode(self, job: _Job, row: int, alone: dict[int, bytes], scratch: bytearray) -> None:
-        """Decode one sample, or the one that stands in for it when its image is damaged."""
-        for attempt in range(1, MOST_SUBSTITUTES + 1):
-            sample = int(job.samples[row])
-            data = alone.get(sample) or self._reader.read(sample, scratch)
+    def _decode(self, job: _Job, rows: np.ndarray, alone: dict[int, bytes], scratch: bytearray) -> None:
+        images = self._reader.read(job.rows.samples[rows], scratch, alone)
+        for row, data in zip(rows.tolist(), images, strict=True):
             try:
-                self._decode_into(job, row, sample, data)
-                return
+                self._decode_into(job, row, data)
             except UndecodableImage as error:
-                self._skip(sample, error)
-            job.samples[row] = self.plan.order.substitute(job.epoch, int(job.positions[row]), attempt)
-            if self.plan.mirror:
-                job.mirrored[row] = mix(job.samples[row : row + 1], self._keys(job.epoch)[0])[0] & np.uint64(1)
+                self._substitute(job, row, error, scratch)
+
+    def _substitute(self, job: _Job, row: int, error: UndecodableImage, scratch: bytearray) -> None:
+        """Put another sample where one is whose image is damaged."""
+        rows = job.rows
+        for attempt in range(1, MOST_SUBSTITUTES):
+            self._skip(int(rows.samples[row]), error)
+            self.plan.planner.substitute(rows, row, attempt)
+            try:
+                return self._decode_into(job, row, next(self._reader.read(rows.samples[row : row + 1], scratch, {})))
+            except UndecodableImage as another:
+                error = another
         raise DataError(f"{self._reader.index.url}: {MOST_SUBSTITUTES} unreadable images in a row; check the set")
 
-    def _decode_into(self, job: _Job, row: int, sample: int, data: bytes | memoryview) -> None:
-        across = down = 0.5
-        if self.plan.random_crop:
-            bits = int(mix(np.array([sample]), self._keys(job.epoch)[0])[0])
-            across, down = (bits >> 1 & 0xFFFFF) / 0xFFFFF, (bits >> 21 & 0xFFFFF) / 0xFFFFF
+    def _decode_into(self, job: _Job, row: int, data: bytes | memoryview) -> None:
+        rows, decoder = job.rows, self.plan.decoder
+        across, down = float(rows.across[row]), float(rows.down[row])
         if self._planes is None:
-            self.plan.decoder.into(job.slot.rows["pixels"][row], data, across, down)
+            decoder.into(job.slot.rows["pixels"][row], data, across, down)
             return
-        size = self.plan.decoder.size
-        pixels, planes = np.empty((size, size, 3), np.uint8), job.slot.rows["planes"][row]
-        square = self.plan.decoder.into(pixels, data, across, down)
+        pixels, planes = np.empty((decoder.size, decoder.size, 3), np.uint8), job.slot.rows["planes"][row]
+        square = decoder.into(pixels, data, across, down)
         to_planes(pixels, planes)
-        if square or not self.plan.random_crop:
-            self._planes.write(sample, planes)
+        if square or not self.plan.planner.random_crop:
+            self._planes.write(int(rows.samples[row]), planes)
 
     def _skip(self, sample: int, reason: UndecodableImage) -> None:
         """Count a bad image; an epoch's worth of samples must have been seen before a share says anything."""
         index, plan = self._reader.index, self.plan
         with self._lock:
             self.skipped += 1
-            share_of = max(self.seen, len(index) // plan.world_size)
+            share_of = max(self.seen, len(index) // plan.planner.world_size)
             first_time = sample not in self._reported
             self._reported.add(sample)
         if first_time:
@@ -318,15 +303,3 @@ class Loader:
                 f"{plan.max_bad_share:g}; the last one is {index.key(sample)} ({reason}); write the set again without "
                 "them, or allow more"
             )
-
-    def _keys(self, epoch: int) -> tuple[int, int]:
-        """Keys of mirroring and crops, and of holes."""
-        keys = self._augment.get(epoch)
-        if keys is None:
-            seed = self.plan.seed
-            keys = self._augment[epoch] = key_of(seed, epoch, "augment"), key_of(seed, epoch, "holes")
-        return keys
-
-    def _generator(self, epoch: int, sample: int) -> np.random.Generator:
-        """Random numbers of one sample's mask, the same in every run and on every rank."""
-        return np.random.Generator(np.random.Philox(key=np.array([self._keys(epoch)[1], sample], np.uint64)))

@@ -7,7 +7,7 @@ import os
 import resource
 import time
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import numpy as np
 
@@ -48,29 +48,32 @@ class Reader:
         self._verified = np.zeros(len(index), bool)
         self.on_lost: Callable[[int], None] = lambda shard: None
 
-    def read(self, sample: int, scratch: bytearray) -> memoryview | bytes:
-        """A sample's image file, in `scratch` or in bytes of its own.
+    def read(self, samples: np.ndarray, scratch: bytearray, alone: Mapping[int, bytes]) -> Iterator[memoryview | bytes]:
+        """Each sample's image file, in `scratch` until the next one is asked for, or in bytes of its own.
+
+        Args:
+            alone: samples whose bytes are here already.
 
         Raises:
-            DataError: its shard is missing, truncated or altered, also after it was fetched again.
+            DataError: a shard is missing, truncated or altered, also after it was fetched again.
             StorageError: it cannot be reached.
         """
-        shard, offset, length = self._place(sample)
-        try:
-            data = self._read_open(shard, offset, length, scratch)
-        except FileNotFoundError:
-            if self.cache:  # somebody else's shards needed the room
-                self.on_lost(shard)
-                return self.read_alone(sample)
-            raise DataError(
-                f"{self.index.shard_url(shard)}: the shard is missing; bring it back or index the set again"
-            ) from None
-        if self._verified[sample]:
-            return data
-        if not self._is_right(sample, data):
-            data = self._mend(sample, scratch)
-        self._verified[sample] = True
-        return data
+        index = self.index
+        columns = (samples, index.shard[samples], index.offset[samples], index.length[samples], self._verified[samples])
+        for sample, shard, offset, length, verified in zip(*(column.tolist() for column in columns), strict=True):
+            if sample in alone:
+                yield alone[sample]
+                continue
+            try:
+                data = self._read_open(shard, offset, length, scratch)
+            except FileNotFoundError:
+                yield self._without_shard(sample, shard)
+                continue
+            if not verified:
+                if not self._is_right(sample, data):
+                    data = self._mend(sample, scratch)
+                self._verified[sample] = True
+            yield data
 
     def read_alone(self, sample: int) -> bytes:
         """A sample's image file by a ranged read of its own, without the rest of its shard.
@@ -90,6 +93,19 @@ class Reader:
         kept = set(shards)
         for shard in [shard for shard in self._open if shard not in kept]:
             self._open.pop(shard, None)
+
+    def trust(self, shard: int) -> None:
+        """Its bytes were checked as a whole when they were fetched; samples need not be checked again."""
+        self._verified[self.index.first[shard] : self.index.first[shard + 1]] = True
+
+    def _without_shard(self, sample: int, shard: int) -> bytes:
+        """A sample whose shard is not on the disk."""
+        if self.cache:  # somebody else's shards needed the room
+            self.on_lost(shard)
+            return self.read_alone(sample)
+        raise DataError(
+            f"{self.index.shard_url(shard)}: the shard is missing; bring it back or index the set again"
+        ) from None
 
     def _place(self, sample: int) -> tuple[int, int, int]:
         index = self.index

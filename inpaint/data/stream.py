@@ -26,7 +26,8 @@ from inpaint.data.loader import Loader, Plan
 from inpaint.data.order import Batches, Order
 from inpaint.data.planes import PlanesCache
 from inpaint.data.reading import Reader
-from inpaint.data.ring import HostBatch, make_slot, to_batch
+from inpaint.data.ring import HostBatch, make_slots, to_batch
+from inpaint.data.rows import Planner
 from inpaint.errors import ConfigError, DataError
 from inpaint.imaging import Batch
 from inpaint.masks import make_holes
@@ -87,26 +88,20 @@ class Stream:
         planes = self._planes_cache()
         share = global_batch // world_size
         plan = Plan(
-            order=self._order,
-            batches=self._batches,
-            rank=rank,
-            world_size=world_size,
-            seed=seed,
+            planner=Planner(
+                self._order, self._batches, rank=rank, world_size=world_size, seed=seed, mirror=data.flip,
+                random_crop=data.crop == "random",
+            ),
             decoder=_decoder(data, as_planes=planes is not None),
             holes=None if self._mask is not None else make_holes(holes, data.image_size),
-            mirror=data.flip,
-            random_crop=data.crop == "random",
             max_bad_share=data.max_bad_share,
             decode_threads=data.decode_threads,
             prefetch_batches=data.prefetch_batches,
         )
-        slots = [
-            make_slot(
-                share, data.image_size, as_planes=planes is not None, with_masks=self._mask is None,
-                device=self._device,
-            )
-            for _ in range(data.prefetch_batches + 1)
-        ]  # fmt: skip
+        slots = make_slots(
+            data.prefetch_batches + 1, share, data.image_size, as_planes=planes is not None,
+            with_masks=self._mask is None, device=self._device,
+        )  # fmt: skip
         self._loader = Loader(
             plan, reader=self._reader, fetcher=self._fetcher, wanted=self._fetch_ahead, planes=planes, slots=slots,
             start=start,
