@@ -54,8 +54,8 @@ class Tracker:
             self._thread.start()
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """A row of numbers at a step."""
-        self._put("row", {STEP: step, "attempt": self._attempt, **values})
+        """A row of numbers at a step; the stage it was made in stands beside them."""
+        self._put("row", {STEP: step, "stage": self._run.stage_at(step), "attempt": self._attempt, **values})
 
     def images(self, step: int, pictures: Mapping[str, Any]) -> None:
         """Pictures by name at a step, each uint8 [H, W, 3]."""

@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -182,7 +183,8 @@ def main() -> None:
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     try:
-        result = run_training(load_run(arguments.run), address=arguments.address, on_progress=_print_progress)
+        run = load_run(arguments.run)
+        result = run_training(run, address=arguments.address, on_progress=partial(_print_progress, run))
     except InpaintError as error:
         print(f"inpaint: {error}", file=sys.stderr)
         sys.exit(1)
@@ -190,9 +192,10 @@ def main() -> None:
     sys.exit(128 + result["signal"] if result.get("signal") else 0)
 
 
-def _print_progress(progress: Mapping[str, Any]) -> None:
+def _print_progress(run: RunConfig, progress: Mapping[str, Any]) -> None:
     numbers = " ".join(f"{name}={value:.4g}" for name, value in progress.items() if isinstance(value, float))
-    print(f"step {progress['step']}/{progress['total_steps']} {numbers}", flush=True)
+    step = progress["step"]
+    print(f"step {step}/{progress['total_steps']} stage={run.stage_at(step)} {numbers}", flush=True)
 
 
 if __name__ == "__main__":

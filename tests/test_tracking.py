@@ -54,7 +54,7 @@ def test_rows_and_pictures_arrive_in_order_under_our_own_step(run):
     tracker.close()
 
     assert sink.rows == [
-        {"global_step": 10, "attempt": 2, "generator/l1": 0.5},
+        {"global_step": 10, "stage": "gan", "attempt": 2, "generator/l1": 0.5},
         {"global_step": 20, "samples": ("image", "pixels")},
     ]
     assert (("*",), {"step_metric": "global_step"}) in sink.metrics
@@ -103,7 +103,7 @@ def test_an_unreachable_server_turns_the_log_offline_and_training_hears_only_a_w
     tracker.close()
 
     assert [options["mode"] for options in asked] == ["online", "offline"]
-    assert sink.rows == [{"global_step": 1, "attempt": 0, "x": 1.0}]
+    assert sink.rows == [{"global_step": 1, "stage": "gan", "attempt": 0, "x": 1.0}]
     assert "the log is kept in" in caplog.text
 
 

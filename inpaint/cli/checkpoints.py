@@ -28,18 +28,23 @@ def list_command(
     """
     from inpaint.checkpoints import list_checkpoints, run_url
     from inpaint.checkpoints.layout import require_run
+    from inpaint.checkpoints.records import read_run
 
     url = run_url(run, root=root)
     require_run(url)
-    found = list_checkpoints(url)
+    found, settings = list_checkpoints(url), read_run(url)
+    stages = [settings.stage_at(info.step) if settings else "" for info in found]
     if as_json:
-        rows = [{"step": i.step, "url": i.url, "bytes": i.bytes, "metrics": i.metrics} for i in found]
+        rows = [
+            {"step": i.step, "stage": stage, "url": i.url, "bytes": i.bytes, "metrics": i.metrics}
+            for i, stage in zip(found, stages, strict=True)
+        ]
         print(json.dumps({"run": url, "checkpoints": rows}))
         return
     if not found:
         print(f"{url}: no checkpoint yet", file=sys.stderr)
         return
-    _print_table(url, found)
+    _print_table(url, found, stages)
 
 
 def pull_command(
@@ -102,15 +107,15 @@ def _choose(run: str, *, root: str | None, best: str | None, hole_bin: str | Non
     return best_of(url, metric, mode), storage.name_of(url)
 
 
-def _print_table(url: str, found: list[Any]) -> None:
+def _print_table(url: str, found: list[Any], stages: list[str]) -> None:
     from rich.console import Console
     from rich.table import Table
 
     metrics = sorted({name for info in found for name in info.metrics if "/" not in name and "@" not in name})
     table = Table(title=url)
-    for column in ("step", "MB", *metrics):
+    for column in ("step", "stage", "MB", *metrics):
         table.add_column(column, justify="right")
-    for info in found:
+    for info, stage in zip(found, stages, strict=True):
         scores = (f"{info.metrics[name]:.4g}" if name in info.metrics else "" for name in metrics)
-        table.add_row(str(info.step), f"{info.bytes / 1e6:.1f}", *scores)
+        table.add_row(str(info.step), stage, f"{info.bytes / 1e6:.1f}", *scores)
     Console().print(table)

@@ -96,12 +96,12 @@ class Screen:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         self._console = Console(stderr=True)
-        self._total = run.total_steps
+        self._run = run
         self._bar = Progress(
             TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
             TextColumn("{task.fields[numbers]}"), console=self._console,
         )  # fmt: skip
-        self._task = self._bar.add_task(run.name, total=self._total, numbers="starting Ray")
+        self._task = self._bar.add_task(run.name, total=run.total_steps, numbers="starting Ray")
 
     def __enter__(self) -> Screen:
         if self._console.is_terminal:
@@ -114,9 +114,10 @@ class Screen:
     def show(self, progress: dict[str, Any]) -> None:
         """A new report of the run."""
         numbers = _numbers(progress)
-        self._bar.update(self._task, completed=progress["step"], numbers=numbers)
+        step, stage = progress["step"], self._run.stage_at(progress["step"])
+        self._bar.update(self._task, description=f"{self._run.name}, {stage}", completed=step, numbers=numbers)
         if not self._console.is_terminal:
-            print(f"step {progress['step']}/{self._total} {numbers}", file=sys.stderr, flush=True)
+            print(f"step {step}/{self._run.total_steps} stage={stage} {numbers}", file=sys.stderr, flush=True)
 
     def note(self, text: str) -> None:
         """A line about what goes on."""

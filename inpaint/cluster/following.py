@@ -23,6 +23,7 @@ Object = dict[str, Any]
 SUBMITTER = "ray-job-submitter"
 TAIL_LINES = 2000  # of a driver's log, in which its progress is looked for
 STEP_LINE = re.compile(r"\bstep (\d+)/(\d+)\b(.*)")
+STAGE = re.compile(r"\bstage=(\w+)")
 NUMBER = re.compile(r"(\w+)=([-+.\deE]+)")
 LOOK_FOR_STOP_MARK = ("train",)
 PREEMPTION = "a node goes away"
@@ -79,18 +80,20 @@ def parse_progress(text: str, *, checkpoint: tuple[int, float] | None, now: floa
     """The newest progress line of a driver's log, in numbers.
 
     Args:
-        text: log lines; a progress line reads `step 120/400 images_per_second=81.2 checkpoint_age_seconds=30 ...`.
+        text: log lines; a progress line reads `step 120/400 stage=gan images_per_second=81.2 ...`.
         checkpoint: step and time of the newest one, where the store can be read.
         now: seconds since 1970.
     """
     lines = STEP_LINE.findall(text)
     step, total, rest = lines[-1] if lines else ("0", "0", "")
     numbers = {name: float(value) for name, value in NUMBER.findall(rest)}
+    stage = STAGE.search(rest)
     age = numbers.get("checkpoint_age_seconds")
     written = checkpoint[1] if checkpoint else now - age if age is not None else None
     return Progress(
         step=int(step) if lines else checkpoint[0] if checkpoint else None,
         total_steps=int(total) if lines else None,
+        stage=stage[1] if stage else None,
         images_per_second=numbers.get("images_per_second"),
         checkpoint_step=checkpoint[0] if checkpoint else None,
         checkpoint_time=written,

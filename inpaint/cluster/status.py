@@ -36,6 +36,7 @@ class Progress:
 
     step: int | None = None
     total_steps: int | None = None
+    stage: str | None = None
     images_per_second: float | None = None
     checkpoint_step: int | None = None
     checkpoint_time: float | None = None  # seconds since 1970

@@ -322,6 +322,15 @@ class RunConfig(Strict):
         """Optimiser steps over all stages."""
         return sum(stage.steps for stage in self.stages.values())
 
+    def stage_at(self, step: int) -> str:
+        """Name of the stage in which the run's step `step` is made, from 1; 0 is before the first, in its stage."""
+        trained = [name for name in self.method.stage_names if self.stages[name].steps]
+        for name in trained:
+            step -= self.stages[name].steps
+            if step <= 0:
+                return name
+        return trained[-1]
+
     @property
     def url(self) -> str:
         """The run's folder, `<root>/runs/<name>`."""

@@ -97,10 +97,10 @@ def test_progress_is_read_from_the_newest_line_and_the_store():
     text = (
         "2026 INFO x\nstep 10/400 images_per_second=50.5 psnr=20.1\n"
         "a node goes away; checkpoint at step 15, starting again\n"
-        "step 20/400 images_per_second=80.25 checkpoint_age_seconds=30\nother\n"
+        "step 20/400 stage=texture images_per_second=80.25 checkpoint_age_seconds=30\nother\n"
     )
     found = parse_progress(text, checkpoint=None, now=1000.0)
-    assert (found.step, found.total_steps, found.images_per_second) == (20, 400, 80.25)
+    assert (found.step, found.total_steps, found.stage, found.images_per_second) == (20, 400, "texture", 80.25)
     assert (found.checkpoint_time, found.preemptions) == (970.0, 1)
     found = parse_progress(text, checkpoint=(15, 900.0), now=1000.0)
     assert (found.checkpoint_step, found.checkpoint_time) == (15, 900.0)

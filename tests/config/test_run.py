@@ -25,6 +25,11 @@ def test_an_override_reaches_its_setting():
     assert run.url == "/r/runs/a"
 
 
+def test_a_step_belongs_to_the_stage_in_which_it_is_made():
+    run = load_run("edge-texture-tiny", assignments=["stages.edge.steps=3", "stages.texture.steps=2"])
+    assert [run.stage_at(step) for step in (0, 1, 3, 4, 5)] == ["edge", "edge", "edge", "texture", "texture"]
+
+
 @pytest.mark.parametrize(
     ("assignment", "message"),
     [
