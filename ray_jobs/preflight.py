@@ -16,6 +16,8 @@ from inpaint.config import RunConfig
 from inpaint.errors import ConfigError, DataError, StorageError
 from inpaint.tracking import has_key, resolve_mode
 
+LPIPS_BACKBONES = {"alex": "alexnet", "vgg": "vgg16", "squeeze": "squeezenet1_1"}
+
 
 def preflight(run: RunConfig, *, local: bool) -> dict[str, Any]:
     """Check a run's settings against the world.
@@ -128,6 +130,10 @@ def _check_weights(run: RunConfig, unchecked: list[str]) -> None:
     """Raises WeightsError when feature weights, or files that the method is built from, are absent or altered."""
     for setting, (source, sha256) in run.method.weight_files().items():
         weights.resolve(setting, source, sha256=sha256)
+    lpips = {LPIPS_BACKBONES[network]: source for network, source in run.evaluation.lpips.items()}
+    for name, source in lpips.items():
+        if source not in ("present", weights.TORCHVISION):
+            weights.resolve(name, source)
     for name in run.method.feature_networks():
         source = getattr(run.feature_weights, name)
         if source == weights.TORCHVISION and find_spec("torchvision") is None:

@@ -36,12 +36,18 @@ class Stops:
         self._asked = time.monotonic()
         self._asked_step = 0
 
-    def after(self, step: int) -> str | None:
-        """Why to stop after `step`, the same on every rank, or None. Called after every step."""
+    def after(self, step: int, *, at_once: bool = False) -> str | None:
+        """Why to stop after `step`, the same on every rank, or None. Called after every step.
+
+        Args:
+            step: that was made.
+            at_once: ask now, the same on every rank; after a score, which may decide.
+        """
         if self._ask_at is None:
             self._ask_at, self._asked_step, self._asked = step + 1, step, time.monotonic()
-            return None
-        if step < self._ask_at:
+            if not at_once:
+                return None
+        if step < self._ask_at and not at_once:
             return None
         reason = self._session.should_stop() or ("stopped" if self._mark and self._mark.seen else "")
         answer = torch.tensor([REASONS.index(reason), self._steps_until_next(step)])

@@ -1,7 +1,8 @@
 """One trial of a sweep, inside Ray Tune: train its run, and keep a record of what became of it.
 
 A process makes one trial after another. What does not depend on the trial is made once in it: the frozen feature
-networks, and the decoded held-out photographs with their holes.
+networks, their features of the true images where they fit into memory, and the decoded held-out photographs with their
+holes.
 """
 
 from __future__ import annotations
@@ -17,15 +18,19 @@ import torch
 from ray import tune
 from torch import nn
 
+from inpaint import storage
 from inpaint.checkpoints import read_history
 from inpaint.config.run import RunConfig
 from inpaint.config.sweep import SweepConfig
 from inpaint.errors import ClusterError, InpaintError, StorageError
 from inpaint.evaluation import TrainingEvaluator
 from inpaint.nn.features import load_features
+from inpaint.nn.remembering import RememberingFeatures
+from inpaint.sweep.halving import Halving
 from inpaint.sweep.trials import Record, Trial, run_of, write_record
 from inpaint.training import NotFiniteError
 from ray_jobs.lease import Lease, LeaseLostError, check_holder
+from ray_jobs.stopping import STOP_MARK
 from ray_jobs.train import run_training
 from ray_jobs.worker import train
 
@@ -38,24 +43,35 @@ def work(config: dict[str, Any]) -> None:
     Args:
         config: "sweep" (plain settings), "root", and "trial" (plain).
     """
-    sweep = SweepConfig.model_validate(config["sweep"])
+    sweep, root = SweepConfig.model_validate(config["sweep"]), config["root"]
     trial = Trial(**config["trial"])
-    run = run_of(sweep, trial, root=config["root"])
-    session = TuneSession(sweep, decides=sweep.scheduler.kind == "asha")
+    run = run_of(sweep, trial, root=root)
+    session = TrialSession(sweep, trial, run, root=root)
     began = time.monotonic()
     try:
-        ended = run_training(run, on_progress=session.report) if run.resources.num_workers > 1 else _here(run, session)
-        status, reason = ("finished", "") if ended["reason"] == "finished" else ("stopped", "asked to")
+        ended = _in_workers(run, session) if run.resources.num_workers > 1 else _here(run, session)
+        status = "finished" if ended["reason"] == "finished" else "stopped"
+        reason = "" if status == "finished" else session.ended or "asked to"
     except (StorageError, ClusterError, LeaseLostError):
         raise  # may mend itself: Tune starts the trial again, from its newest checkpoint
     except InpaintError as error:  # would come again
         status, reason = "diverged" if _is_divergence(error) else "failed", str(error)
-    write_record(sweep, _record(trial, run, session, status, reason, time.monotonic() - began), root=config["root"])
-    if not session.reported:
-        tune.report({"step": session.step, **session.scores})
+    write_record(sweep, _record(trial, run, session, status, reason, time.monotonic() - began), root=root)
+    tune.report({"step": session.step, **session.scores})
 
 
-def _here(run: RunConfig, session: TuneSession) -> dict[str, Any]:
+def _in_workers(run: RunConfig, session: TrialSession) -> dict[str, Any]:
+    """Train as a Ray Train run of its own, which is asked to stop through the store."""
+
+    def progress(metrics: Mapping[str, float]) -> None:
+        session.report(metrics)
+        if session.ended:
+            storage.write_bytes(storage.join(run.url, STOP_MARK), session.ended.encode())
+
+    return run_training(run, on_progress=progress)
+
+
+def _here(run: RunConfig, session: TrialSession) -> dict[str, Any]:
     """Train in this process, under a lease: what is left of a killed sweep must not write beside it."""
     with Lease(run.url, lifetime_seconds=LEASE_SECONDS).acquire() as lease:
         return train(
@@ -75,8 +91,10 @@ def _is_divergence(error: InpaintError) -> bool:
 
 def kept_features(run: RunConfig) -> dict[str, nn.Module]:
     """The frozen feature networks of a run, the same objects for every run that needs the same ones."""
-    needed = [run.feature_weights.model_dump_json(), getattr(run.method, "vgg_input", "raw")]
-    return _features(json.dumps([*needed, run.method.feature_networks()]), _Hidden(run))
+    training = run.training
+    needed = [run.feature_weights.model_dump_json(), getattr(run.method, "vgg_input", "raw"), run.total_steps]
+    needed += [run.method.feature_networks(), training.compile, training.cuda_graphs]
+    return _features(json.dumps(needed), _Hidden(run))
 
 
 def kept_evaluator(run: RunConfig, device: torch.device) -> TrainingEvaluator:
@@ -100,7 +118,12 @@ class _Hidden:
 
 @lru_cache(maxsize=1)
 def _features(key: str, hidden: _Hidden) -> dict[str, nn.Module]:
-    return load_features(hidden.run)
+    """Not remembered under a compiler, which cannot look at what an image holds."""
+    run = hidden.run
+    found = load_features(run)
+    if run.training.compile or run.training.cuda_graphs:
+        return found
+    return {name: RememberingFeatures(network, calls=run.total_steps) for name, network in found.items()}
 
 
 @lru_cache(maxsize=1)
@@ -108,42 +131,44 @@ def _evaluator(key: str, hidden: _Hidden, device: torch.device) -> TrainingEvalu
     return TrainingEvaluator(hidden.run, device)
 
 
-class TuneSession:
-    """The one worker of a trial.
+class TrialSession:
+    """The one worker of a trial, or the one that hears of its workers.
 
-    Args:
-        sweep: whose metrics are worth reporting.
-        decides: the scheduler wants every score, not only the last one.
+    Attributes:
+        step: the newest one that was reported; `first_step` the first of this start.
+        scores: the sweep's metrics, as far as they were logged.
+        latest: every newest number by name.
+        ended: why successive halving has ended the trial, or empty.
     """
 
     rank, world_size = 0, 1
 
-    def __init__(self, sweep: SweepConfig, *, decides: bool) -> None:
+    def __init__(self, sweep: SweepConfig, trial: Trial, run: RunConfig, *, root: str) -> None:
         self.device = torch.device("cuda", 0) if ray.get_gpu_ids() else torch.device("cpu")
-        self._sweep, self._decides = sweep, decides
-        self.reported = False
-        self.first_step: int | None = None
-        self.step = 0
+        self.step, self.first_step, self.ended = 0, None, ""
         self.scores: dict[str, float] = {}
         self.latest: dict[str, float] = {}
+        self._sweep, self._trial = sweep, trial
+        self._halving: Halving | None = None
+        if sweep.scheduler.kind == "asha":
+            self._halving = Halving(sweep, total_steps=run.total_steps, root=root)
 
     def report(self, metrics: Mapping[str, float]) -> None:
-        """Keep the newest numbers; pass scores on to Tune where something depends on them."""
+        """Keep the newest numbers; let a new score be judged."""
         self.step = int(metrics["step"])
-        self.first_step = self.first_step if self.first_step is not None else self.step
+        self.first_step = self.step if self.first_step is None else self.first_step
         self.latest |= metrics
         self.scores |= {name: metrics[name] for name in self._sweep.metrics if name in metrics}
-        if self._decides and self._sweep.metric in metrics:
-            self.reported = True
-            tune.report({"step": self.step, **self.scores})
+        if self._halving and not self.ended and self._sweep.metric in metrics:
+            self.ended = self._halving.judge(self._trial.id, self.step, metrics[self._sweep.metric]) or ""
 
     def should_stop(self) -> str | None:
-        """Tune ends a trial between two reports by itself."""
-        return None
+        """Asked after each step."""
+        return "stopped" if self.ended else None
 
 
 def _record(
-    trial: Trial, run: RunConfig, session: TuneSession, status: Any, reason: str, seconds: float
+    trial: Trial, run: RunConfig, session: TrialSession, status: Any, reason: str, seconds: float
 ) -> Record:
     """What became of a trial; what earlier starts logged comes from the run's history."""
     logged: dict[str, float] = {}

@@ -21,7 +21,9 @@ from typing import Any
 
 from inpaint import storage
 from inpaint.config.sweep import SweepConfig, load_sweep
-from inpaint.errors import ClusterError, InpaintError
+from inpaint.errors import InpaintError
+from inpaint.sweep.capacity import DRIVER_CPUS, check_capacity
+from inpaint.sweep.proposing import propose
 from inpaint.sweep.scores import check_metrics
 from inpaint.sweep.trials import (
     Record,
@@ -44,7 +46,6 @@ from ray_jobs.preflight import machine, preflight
 log = logging.getLogger(__name__)
 
 RESTARTS = 2  # of a trial that broke, before it is recorded as failed
-DRIVER_CPUS = 0.05  # of a trial whose workers are a Ray Train run of their own
 WATCH_SECONDS = 1.0
 
 Report = Callable[[Record, int, int], None]
@@ -85,13 +86,13 @@ def run_sweep(
     check_unchanged(sweep, root=root)
     check_metrics(sweep, root=root)
     if not (address or os.environ.get("RAY_ADDRESS") or ray.is_initialized()):
-        check_capacity(sweep, known, root=root, have=here())
+        check_capacity(sweep, known, root=root, nodes=here())
     preflight(run_of(sweep, known[0], root=root), local=False)
     with ExitStack() as stack:
         stack.enter_context(Lease(sweep_url(sweep.name, root=root)).acquire(on_wait=on_note))
         if start_ray(address):
             stack.callback(ray.shutdown)
-        concurrent = check_capacity(sweep, known, root=root, have=ray.cluster_resources())
+        concurrent = check_capacity(sweep, known, root=root, nodes=_nodes())
         begin(sweep, root=root)
         total = max(len(known), sweep.trials * len(sweep.seeds))
         watch = stack.enter_context(_Watch(sweep, root, total, on_record))
@@ -104,34 +105,17 @@ def run_sweep(
     return read_records(sweep.name, root=root)
 
 
-def here() -> dict[str, float]:
-    """What a Ray of our own on this machine would hold."""
+def here() -> list[dict[str, float]]:
+    """What the one node of a Ray of our own on this machine would hold."""
     found = machine()
-    return {"CPU": found["cpus"], "GPU": found["gpus"]}
+    return [{"CPU": found["cpus"], "GPU": found["gpus"]}]
 
 
-def check_capacity(sweep: SweepConfig, trials: list[Trial], *, root: str, have: dict[str, float]) -> int:
-    """How many trials a cluster that has so much holds at a time, or the smaller number that the sweep asks for.
+def _nodes() -> list[dict[str, float]]:
+    """What each node of the cluster holds."""
+    import ray
 
-    Raises:
-        ClusterError: not even one, or fewer than asked for; waiting would never end.
-    """
-    holds = min(_holds(run_of(sweep, trial, root=root).resources, have) for trial in trials)
-    text = f"the cluster has {have.get('CPU', 0):g} CPUs and {have.get('GPU', 0):g} GPUs"
-    if holds < 1:
-        raise ClusterError(f"{sweep.name}: {text}, which does not hold one trial; see resources in its settings")
-    if sweep.concurrent and sweep.concurrent > holds:
-        raise ClusterError(f"{sweep.name}: concurrent {sweep.concurrent}, but {text}, enough for {holds}; "
-                           "ask for fewer, or lower resources in its settings")
-    return sweep.concurrent or holds
-
-
-def _holds(resources: Any, have: dict[str, float]) -> int:
-    driver = DRIVER_CPUS if resources.num_workers > 1 else 0.0
-    cpus = resources.cpus_per_worker * resources.num_workers + driver
-    gpus = resources.gpus_per_worker * resources.num_workers
-    by_cpu = have.get("CPU", 0) / cpus
-    return int(min(by_cpu, have.get("GPU", 0) / gpus if gpus else by_cpu) + 1e-9)
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
 def _fit(sweep: SweepConfig, trials: list[Trial], *, root: str, concurrent: int) -> None:
@@ -148,14 +132,12 @@ def _fit(sweep: SweepConfig, trials: list[Trial], *, root: str, concurrent: int)
             tune_config=tune.TuneConfig(  # without the metric: a trial that diverges at once has none to report
                 max_concurrent_trials=concurrent,
                 reuse_actors=first.resources.num_workers == 1,  # workers of a trial end with its own process
-                scheduler=_scheduler(sweep, root),
                 trial_dirname_creator=lambda trial: trial.trial_id,
             ),
             run_config=tune.RunConfig(
                 name=sweep.name,
                 storage_path=folder,
                 failure_config=tune.FailureConfig(max_failures=RESTARTS),
-                callbacks=[_stopped_recorder(sweep, root)],
                 verbose=0,
             ),
         ).fit()
@@ -185,33 +167,6 @@ def _search(sweep: SweepConfig, *, root: str, concurrent: int) -> None:
         _fit(sweep, trials, root=root, concurrent=concurrent)
 
 
-def propose(sweep: SweepConfig, records: list[Record], count: int) -> list[dict[str, Any]]:
-    """The next `count` points of Optuna's TPE, given what is known; the same for the same records."""
-    import optuna
-    from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
-
-    from inpaint.config.sweep import Choice, LogUniform
-
-    space: dict[str, BaseDistribution] = {}
-    for path, found in sweep.vary.items():
-        if isinstance(found, Choice):
-            space[path] = CategoricalDistribution(found.choice)
-        else:
-            logarithmic = isinstance(found, LogUniform)
-            low, high = found.loguniform if logarithmic else found.uniform
-            space[path] = FloatDistribution(low, high, log=logarithmic)
-    names = list(sweep.metrics) if sweep.search.multi_objective else [sweep.metric]
-    directions = ["maximize" if sweep.metrics[name] == "max" else "minimize" for name in names]
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    sampler = optuna.samplers.TPESampler(seed=sweep.search.seed + len(records), multivariate=True, constant_liar=True)
-    study = optuna.create_study(directions=directions, sampler=sampler)
-    for record in sorted(records, key=lambda record: record.id):
-        if all(name in record.metrics for name in names) and set(space) <= set(record.values):
-            values = [record.metrics[name] for name in names]
-            study.add_trial(optuna.trial.create_trial(params=record.values, distributions=space, values=values))
-    return [study.ask(space).params for _ in range(count)]
-
-
 def _trial(config: dict[str, Any]) -> None:
     """Imports torch and the rest in the trial's process only."""
     from ray_jobs.trial import work
@@ -225,46 +180,6 @@ def _demand(resources: Any) -> Any:
     return {"CPU": resources.cpus_per_worker} | (
         {"GPU": resources.gpus_per_worker} if resources.gpus_per_worker else {}
     )
-
-
-def _scheduler(sweep: SweepConfig, root: str) -> Any:
-    if sweep.scheduler.kind == "fixed":
-        return None
-    from ray.tune.schedulers import ASHAScheduler
-
-    steps = run_of(sweep, planned(sweep)[0], root=root).total_steps
-    return ASHAScheduler(
-        time_attr="step",
-        metric=sweep.metric,
-        mode=sweep.metrics[sweep.metric],
-        max_t=steps + 1,  # the last step is the trial's own end, with its checkpoint
-        grace_period=sweep.scheduler.grace_steps,
-        reduction_factor=sweep.scheduler.reduction,
-    )
-
-
-def _stopped_recorder(sweep: SweepConfig, root: str) -> Any:
-    """Keeps a record of a trial that the scheduler ended: its own process no longer speaks then."""
-    from ray import tune
-
-    class Recorder(tune.Callback):
-        def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-            planned_as, last = Trial(**trial.config["trial"]), trial.last_result or {}
-            found = read_records(sweep.name, root=root).get(planned_as.id)
-            if found is None or found.status == "failed":
-                write_record(sweep, _stopped(sweep, planned_as, last, root=root), root=root)
-
-    return Recorder()
-
-
-def _stopped(sweep: SweepConfig, trial: Trial, last: dict[str, Any], *, root: str) -> Record:
-    run = run_of(sweep, trial, root=root)
-    scores = {name: float(last[name]) for name in sweep.metrics if name in last}
-    return Record(
-        trial.id, trial.label, trial.values, trial.seed, "stopped", int(last.get("step", 0)), scores,
-        float(last.get("time_total_s", 0.0)), gpus=run.resources.gpus_per_worker * run.resources.num_workers,
-        reason="by the scheduler",
-    )  # fmt: skip
 
 
 def _failed(trial: Trial, error: BaseException) -> Record:

@@ -11,7 +11,9 @@ from typing import Any
 
 import typer
 
-sweep = typer.Typer(help="Search over settings: run, status, report, promote.", no_args_is_help=True)
+from inpaint.cli.submit import sweep as submit_sweep
+
+sweep = typer.Typer(help="Search over settings: run, submit, status, report, promote.", no_args_is_help=True)
 
 ROOT = typer.Option(None, "--root", help="s3://bucket/prefix or a folder. [env: INPAINT_ROOT]")
 AS_JSON = typer.Option(False, "--json", help="Print the result as JSON.")
@@ -59,6 +61,9 @@ def run(
             config, root=place, address=address, on_record=told, on_note=lambda text: print(text, file=sys.stderr)
         )
     _print_states(config.name, records, as_json=as_json)
+
+
+sweep.command("submit")(submit_sweep)  # the same command as `inpaint submit sweep`
 
 
 @sweep.command("status")
@@ -142,16 +147,17 @@ def _print_first(config: Any, root: str, *, local: bool, as_json: bool) -> None:
     from dataclasses import asdict
 
     from inpaint.errors import ClusterError
+    from inpaint.sweep.capacity import check_capacity
     from inpaint.sweep.scores import check_metrics
     from inpaint.sweep.trials import check_unchanged, planned, run_of
-    from ray_jobs.tune import check_capacity, here
+    from ray_jobs.tune import here
 
     check_unchanged(config, root=root)
     for text in check_metrics(config, root=root):
         print(f"not checked here: {text}", file=sys.stderr)
     if local:
         try:
-            check_capacity(config, planned(config), root=root, have=here())
+            check_capacity(config, planned(config), root=root, nodes=here())
         except ClusterError as error:  # the definition may be meant for another place than this
             print(f"not on this machine: {error}", file=sys.stderr)
     trials = planned(config)[:12]

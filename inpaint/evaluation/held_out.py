@@ -14,7 +14,7 @@ from torch import Tensor
 from inpaint.config.run import CentreHole, MaskSetHoles, RunConfig
 from inpaint.evaluation.evaluate import score_parts
 from inpaint.evaluation.holes import HoleSource
-from inpaint.evaluation.perceptual import Networks
+from inpaint.evaluation.perceptual import Networks, load_asked
 from inpaint.evaluation.pictures import open_pictures
 from inpaint.evaluation.plan import Plan, make_plan, truth_of
 from inpaint.evaluation.protocols import Protocol, find_protocols
@@ -22,8 +22,6 @@ from inpaint.evaluation.results import ALL, tabulate
 from inpaint.evaluation.scoring import Part
 from inpaint.imaging import to_float
 from inpaint.methods.base import Method
-
-_PIXELS_ONLY = Networks({}, {})  # a run's metrics must not depend on which weights a machine happens to have
 
 
 class TrainingEvaluator:
@@ -39,18 +37,21 @@ class TrainingEvaluator:
     Raises:
         DataError: there is no held-out set, or no masks.
         EvaluationError: no such protocol, or no mask for one of its bins.
+        WeightsError: weights of `evaluation.lpips` that cannot be used.
     """
 
     def __init__(self, run: RunConfig, device: torch.device | str) -> None:
         self.device = device
-        self.plan = _plan(run)
+        self.networks = load_asked(run.evaluation.lpips, device=device)
+        self.plan = _plan(run, self.networks)
         self._photos: dict[str, np.ndarray] = {}
 
     def __call__(self, method: Method, rank: int, world_size: int) -> dict[str, float]:
         """Mean scores over all ranks' parts, the same on every rank: `psnr`, and per bin `psnr@30-40`.
 
-        Pixel scores of the composite only, and no infinite means; beside them the method's own scores, such as
-        `edge_precision`. The method is scored in evaluation mode and given back in the mode it came in.
+        Scores of the composite only, LPIPS as far as `evaluation.lpips` names it, and no infinite means; beside them
+        the method's own scores, such as `edge_precision`. The method is scored in evaluation mode and given back in the
+        mode it came in.
         """
         groups = self.plan.parts()[rank::world_size]
         was_training = method.training
@@ -71,7 +72,7 @@ class TrainingEvaluator:
             own.append({name: values.tolist() for name, values in scores.items()})
             return method.inpaint(holed, mask)
 
-        return list(score_parts(plan, groups, {"": fill}, device=self.device, perceptual=_PIXELS_ONLY))
+        return list(score_parts(plan, groups, {"": fill}, device=self.device, perceptual=self.networks))
 
     def _read(self, name: str) -> np.ndarray:
         if name not in self._photos:
@@ -80,7 +81,7 @@ class TrainingEvaluator:
         return self._photos[name]
 
 
-def _plan(run: RunConfig) -> Plan:
+def _plan(run: RunConfig, networks: Networks) -> Plan:
     (protocol,) = find_protocols([run.evaluation.protocol])
     return make_plan(
         [_under_holes_of(run, protocol)],
@@ -91,8 +92,8 @@ def _plan(run: RunConfig) -> Plan:
         limit=run.evaluation.images,
         seed=run.evaluation.seed,
         batch=run.evaluation.batch,
-        present={},
-        absent={},
+        present=networks.present,
+        absent=networks.absent,
     )
 
 

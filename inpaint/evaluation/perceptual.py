@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -14,8 +14,11 @@ from torch import Tensor, nn
 from inpaint import weights
 from inpaint.errors import EvaluationError, WeightsError
 from inpaint.evaluation.metrics import Comparison
+from inpaint.nn.remembering import Memory
 
 BACKBONES = {"alex": "alexnet", "vgg": "vgg16", "squeeze": "squeezenet1_1"}
+PRESENT = "present"  # a source: torchvision's file where an earlier download left it, else no such score
+EPSILON = 1e-10  # of the package's `normalize_tensor`
 
 
 @dataclass(frozen=True)
@@ -26,16 +29,32 @@ class Lpips:
         network: `alex`, `vgg` or `squeeze`.
         model: the package's network, frozen, on the device.
         sha256: of the backbone's file; `random` when it was asked for.
+        memory: keeps the features of true images that come again.
     """
 
     network: str
     model: nn.Module
     sha256: str
+    memory: Memory | None = None
 
     @torch.inference_mode()
     def __call__(self, seen: Comparison) -> Tensor:
         """Distance at the images' own size, [B] float64."""
-        return self.model(seen.predicted * 2 - 1, seen.truth * 2 - 1).flatten().double()
+        predicted = self._features(seen.predicted)
+        if self.memory is None:
+            truth = self._features(seen.truth)
+        else:
+            truth = self.memory.get(seen.truth, lambda: self._features(seen.truth))
+        distances = [
+            layer((ours - theirs).square()).mean(dim=(1, 2, 3))
+            for layer, ours, theirs in zip(self.model.lins, predicted, truth, strict=True)
+        ]
+        return torch.stack(distances).sum(dim=0).double()
+
+    def _features(self, image: Tensor) -> list[Tensor]:
+        """Activations of the backbone's layers, each of length 1 over its channels."""
+        activations = self.model.net(self.model.scaling_layer(image * 2 - 1))
+        return [a / (a.square().sum(dim=1, keepdim=True).sqrt() + EPSILON) for a in activations]
 
 
 class ScoringNetwork(Protocol):
@@ -84,6 +103,27 @@ def load_perceptual(
             )
             continue
         present[f"lpips_{network}"] = _load(network, source, (sha256 or {}).get(network), device)
+    return Networks(present, absent)
+
+
+def load_asked(sources: Mapping[str, str], *, device: torch.device | str) -> Networks:
+    """LPIPS for the networks asked for and no others, each with a memory of true images.
+
+    Args:
+        sources: as in `load_perceptual`; `present` leaves a network out where this machine has no file of it.
+        device: where it runs.
+
+    Raises:
+        WeightsError: a source that cannot be used.
+    """
+    present: dict[str, ScoringNetwork] = {}
+    absent: dict[str, str] = {}
+    for network, source in sources.items():
+        found = _already_here(BACKBONES[network]) if source == PRESENT else source
+        if found is None:
+            absent[f"lpips_{network}"] = f"no {BACKBONES[network]} weights on this machine"
+        else:
+            present[f"lpips_{network}"] = replace(_load(network, found, None, device), memory=Memory())
     return Networks(present, absent)
 
 

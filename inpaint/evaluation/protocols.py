@@ -11,13 +11,15 @@ import itertools
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Literal
-
-import numpy as np
+from typing import TYPE_CHECKING, Literal
 
 from inpaint.config.base import suggest
 from inpaint.errors import EvaluationError
-from inpaint.evaluation.metrics import Levels
+
+if TYPE_CHECKING:  # a laptop without torch and numpy may ask which scores there are
+    import numpy as np
+
+    from inpaint.evaluation.metrics import Levels
 
 Perfect = Literal["capped", "infinite", "zero"]
 CAP_DECIBELS = 100.0

@@ -72,3 +72,14 @@ def test_a_promoted_trial_names_where_it_comes_from(swept, monkeypatch):
     monkeypatch.chdir(swept)
     call("sweep", "promote", "isnet-loss-weights", "001", "--as", "better", "--root", swept)
     assert yaml.safe_load((swept / "better.yaml").read_text())["method"]["weights"]["style"] == 44.101921
+
+
+@pytest.mark.parametrize("command", [("sweep", "submit"), ("submit", "sweep")])
+def test_a_sweep_is_submitted_by_either_name(tmp_path, command):
+    path = tmp_path / "runtime.yaml"
+    path.write_text("store: {root: s3://lab/inpaint}\n")
+    words = [*command, "isnet-loss-weights", "--budget", "tiny", *OPTIONS, "--concurrent", "4"]
+    out = call(*words, "--runtime", path, "--dry-run")
+    job = next(part for part in yaml.safe_load_all(out.stdout) if part["kind"] == "RayJob")
+    assert job["metadata"]["name"] == "isnet-loss-weights-sweep"
+    assert "python -m ray_jobs.tune /etc/inpaint/run.yaml --root s3://lab/inpaint" in job["spec"]["entrypoint"]

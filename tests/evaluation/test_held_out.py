@@ -108,3 +108,25 @@ def test_no_held_out_set_or_no_such_protocol_stops_before_training(held_out):
         TrainingEvaluator(run_of(held_out, "data.held_out=/nowhere/at/all"), "cpu")
     with pytest.raises(EvaluationError, match="inp-v2 is not a protocol; did you mean inp-v1"):
         TrainingEvaluator(run_of(held_out, "evaluation.protocol=inp-v2"), "cpu")
+
+
+def test_lpips_is_scored_where_its_weights_are_and_true_images_are_looked_at_once(held_out, monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))  # where torchvision has left nothing
+    run = run_of(held_out, "evaluation.lpips={squeeze: random, alex: present}")
+    method, evaluator = method_of(run), TrainingEvaluator(run, "cpu")
+    network = evaluator.networks.present["lpips_squeeze"]
+    seen = []
+    network.model.net.register_forward_hook(lambda module, inputs, output: seen.append(len(inputs[0])))
+    first = evaluator(method, 0, 1)
+    images = sum(seen)
+    second = evaluator(method, 0, 1)
+    assert first["lpips_squeeze"] > 0
+    assert first == second
+    assert "lpips_alex" not in first
+    assert sum(seen) - images == 18 * 6  # the fills of six bins alone
+
+    method.eval()
+    whole = evaluate_fillers(
+        {"": method.inpaint}, open_pictures(held_out), size=32, limit=18, lpips={"squeeze": "random"}
+    )
+    assert first["lpips_squeeze"] == pytest.approx(whole.tables[""]["inp-v1"]["all"]["lpips_squeeze"].mean, rel=1e-6)
