@@ -57,9 +57,11 @@ def pull(
         if not _is_whole(target, entry):
             raise CheckpointError(f"{info.url}/{name} is not what its manifest says; take another checkpoint")
 
+    manifest = storage.read_bytes(storage.join(info.url, MANIFEST))
+    (folder / MANIFEST).unlink(missing_ok=True)  # of another checkpoint, perhaps
     with ThreadPoolExecutor(4) as threads:
         list(threads.map(fetch, names))
-    (folder / (MANIFEST + ".part")).write_bytes(storage.read_bytes(storage.join(info.url, MANIFEST)))
+    (folder / (MANIFEST + ".part")).write_bytes(manifest)
     os.replace(folder / (MANIFEST + ".part"), folder / MANIFEST)
     if progress:
         progress(total, total)

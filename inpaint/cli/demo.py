@@ -57,7 +57,10 @@ def _train(run: Any, say: Any) -> None:
     preflight(run, local=True)
     say(f"training {run.preset}: {run.total_steps} steps with {run.resources.num_workers} DDP workers")
     with Screen(run) as screen:
-        run_training(run, on_progress=screen.show, on_note=screen.note)
+        result = run_training(run, on_progress=screen.show, on_note=screen.note)
+    if result["reason"] != "finished":
+        say(f"stopped at step {result['step']}; with a --root of your own the same command goes on from there")
+        raise typer.Exit(128 + result["signal"] if result.get("signal") else 1)
 
 
 def _pull(run: Any, folder: Path, say: Any) -> Any:

@@ -65,6 +65,30 @@ def test_progress_ends_at_the_whole(run, tmp_path):
     assert [done for done, _ in seen] == sorted(done for done, _ in seen)
 
 
+def test_a_broken_off_pull_over_another_checkpoint_is_not_taken_for_that_one(run, tmp_path, monkeypatch):
+    folder = checkpoints.pull(run.url, tmp_path / "model")
+    method = build_method(toy_run(tmp_path, "b", "seed=1"))
+    networks = {name: network.state_dict() for name, network in method.networks().items()}
+    writer = CheckpointWriter(run, inference_networks=method.inference_networks())
+    writer.save(6, {"networks": networks, "trainer": {"step": 6}}, {})
+    writer.close()
+    monkeypatch.setattr(storage, "download", lambda *_, **__: (_ for _ in ()).throw(StorageError("connection lost")))
+
+    with pytest.raises(StorageError, match="connection lost"):
+        checkpoints.pull(run.url, folder)
+
+    with pytest.raises(CheckpointError, match="no checkpoint here"):
+        checkpoints.load_method(folder)
+
+
+def test_a_checkpoint_may_be_pulled_into_its_own_folder(run, tmp_path):
+    folder = checkpoints.pull(run.url, tmp_path / "model")
+
+    checkpoints.pull(str(folder), folder)
+
+    checkpoints.load_method(folder)
+
+
 def test_a_broken_off_pull_is_not_taken_for_whole_and_goes_on_where_it_was(run, tmp_path, monkeypatch):
     download, fetched, faults = storage.download, [], ["connection lost"]
 
