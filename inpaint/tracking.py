@@ -6,6 +6,7 @@ unreachable server or a full disk costs a warning; the log is then kept on disk 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib
 import logging
@@ -27,6 +28,7 @@ log = logging.getLogger(__name__)
 STEP = "global_step"
 SIGN_IN_SECONDS = 20
 CLOSE_SECONDS = 30.0
+LONGEST_QUEUE = 2_000  # rows and pictures that wait for a W&B that hangs
 
 
 class Tracker:
@@ -46,7 +48,7 @@ class Tracker:
         load: Callable[[], Any] = lambda: importlib.import_module("wandb"),
     ) -> None:
         self._run, self._attempt, self._load = run, attempt, load
-        self._queue: queue.SimpleQueue[tuple[str, Any] | None] = queue.SimpleQueue()
+        self._queue: queue.Queue[tuple[str, Any] | None] = queue.Queue(LONGEST_QUEUE)
         self._thread: threading.Thread | None = None
         self._folder = _folder(run)
         if run.tracking.mode != "disabled":
@@ -64,14 +66,18 @@ class Tracker:
     def close(self) -> None:
         """Send what is left, at most `CLOSE_SECONDS`; an offline log is copied to `<run>/wandb`."""
         if self._thread:
-            self._queue.put(None)
+            with contextlib.suppress(queue.Full):  # then it hangs, and is left behind
+                self._queue.put(None, timeout=CLOSE_SECONDS)
             self._thread.join(CLOSE_SECONDS)
             if self._thread.is_alive():
                 log.warning("W&B did not finish in %.0f s; its log is in %s", CLOSE_SECONDS, self._folder)
 
     def _put(self, kind: str, value: dict[str, Any]) -> None:
         if self._thread and self._thread.is_alive():
-            self._queue.put((kind, value))
+            try:
+                self._queue.put_nowait((kind, value))
+            except queue.Full:
+                log.warning("W&B does not keep up; a row at step %s is left out of it", value.get(STEP))
 
     def _work(self) -> None:
         try:

@@ -251,7 +251,7 @@ def _how(code: int) -> str:
 
 def _end_with_driver() -> None:
     """Wait for the pipe from the driver to close, then end this process; Ray's own end with it."""
-    sys.stdin.buffer.read()
+    os.read(sys.stdin.fileno(), 1)  # not through Python's buffer, whose lock would be held while the process ends
     os.kill(os.getpid(), signal.SIGKILL)
 
 

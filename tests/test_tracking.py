@@ -1,6 +1,9 @@
 """W&B from a background thread: what is sent, and that nothing W&B does can hold up or end a training."""
 
 import logging
+import os
+import subprocess
+import sys
 import threading
 import time
 import types
@@ -144,6 +147,22 @@ def test_a_wandb_that_hangs_holds_up_neither_a_row_nor_the_end(run, monkeypatch)
     release.set()
 
 
+def test_a_wandb_that_hangs_for_long_does_not_fill_the_memory(run, monkeypatch, caplog):
+    monkeypatch.setattr(tracking, "CLOSE_SECONDS", 0.2)
+    monkeypatch.setattr(tracking, "LONGEST_QUEUE", 3)
+    release = threading.Event()
+    module, sink, _ = fake(lambda options, sink: release.wait(10) and sink)
+    tracker = Tracker(run, load=lambda: module)
+
+    for step in range(5):
+        tracker.log(step, {"x": 1.0})
+
+    assert [record.args for record in caplog.records] == [(3,), (4,)]  # the steps that were left out
+    release.set()
+    tracker.close()
+    assert [row["global_step"] for row in sink.rows] == [0, 1, 2]
+
+
 def test_disabled_does_not_even_import_wandb(tmp_path):
     run = toy_run(tmp_path, "off", "tracking.mode=disabled")
 
@@ -162,3 +181,26 @@ def test_the_real_wandb_keeps_an_offline_log_in_the_runs_folder(run, tmp_path):
     tracker.close()
 
     assert list(tmp_path.glob("runs/tracked/wandb/offline-run-*/run-*.wandb"))
+
+
+@pytest.mark.slow
+def test_the_real_wandb_without_its_server_keeps_the_log_and_lets_the_process_end(tmp_path):
+    """A whole process, because W&B does more when one ends."""
+    script = (
+        "import logging; from inpaint.tracking import Tracker; from ray_jobs.toy import toy_run\n"
+        "logging.basicConfig()\n"
+        f"tracker = Tracker(toy_run({str(tmp_path)!r}, 'cut-off', 'tracking.mode=online'))\n"
+        "tracker.log(1, {'x': 1.0})\ntracker.close()\nprint('closed')"
+    )
+    environment = os.environ | {"WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_API_KEY": "k" * 40, "WANDB_MODE": ""}
+    began = time.monotonic()
+
+    ended = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=240, cwd=tmp_path
+    )
+
+    assert (ended.returncode, ended.stdout.strip().splitlines()[-1]) == (0, "closed")
+    assert "the log is kept in" in ended.stderr
+    assert list(tmp_path.glob("runs/cut-off/wandb/offline-run-*/run-*.wandb"))
+    assert "k" * 40 not in ended.stderr
+    assert time.monotonic() - began < 120

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -58,6 +59,33 @@ def test_a_run_whose_worker_is_killed_ends_as_one_process_alone_would(root):
     assert {"worker-0-0.log", "worker-1-0.log", "driver-0.log"} <= {
         storage.name_of(info.url) for info in storage.list_objects(storage.join(run.url, "logs"))
     }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 4])
+def test_a_run_continued_with_another_number_of_workers_learns_the_same_from_the_same_samples(root, workers):
+    steps = ("stages.gan.steps=40", "checkpoints.every=5", "checkpoints.keep_last=100", "evaluation.every=40")
+    two = toy_run(root, "two", *steps, workers=2)
+    driver = start(two, root)
+    _, err = driver.communicate(timeout=START_SECONDS)
+    assert driver.returncode == 0, err
+    other = toy_run(root, "other", *steps, "resources.cpus_per_worker=0.5", workers=workers)
+    shutil.copytree(two.url, other.url)
+    for info in checkpoints.list_checkpoints(other.url):
+        if info.step > 20:
+            storage.delete_tree(info.url)
+    driver = start(other, root)
+    _, err = driver.communicate(timeout=START_SECONDS)
+    assert driver.returncode == 0, err
+
+    expected, found = checkpoints.read_history(two.url), checkpoints.read_history(other.url)
+    assert [row["step"] for row in found] == [row["step"] for row in expected]
+    assert found[:10] == expected[:10]  # up to step 20 it is the same run
+    for row, one in zip(found[10:], expected[10:], strict=True):
+        assert row["generator/learning_rate"] == one["generator/learning_rate"]
+    for row, one in zip(found[10:13], expected[10:13], strict=True):  # afterwards rounding grows, as in any GAN
+        for name in ("generator/l1", "discriminator/loss"):
+            assert row[name] == pytest.approx(one[name], rel=1e-4)
 
 
 @pytest.mark.slow
