@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import io
-import sys
 import warnings
 from collections.abc import Callable
-from contextlib import redirect_stdout
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from inpaint.data.index import Index
+from inpaint.bench.measure import Elsewhere
 
 BATCH = 32
 WORKERS = 2
@@ -42,12 +40,11 @@ def webdataset_loader(urls: list[str], *, decode: str) -> Callable[[], int]:
     return run
 
 
-def installed_others(index: Index, images: list[bytes], folder: Path) -> tuple[dict[str, Callable[[], int]], list[str]]:
-    """Loaders of packages that are here, with their sets written to `folder`, and the names of those that are not."""
+def others(images: list[bytes], folder: Path) -> tuple[dict[str, Elsewhere], list[str]]:
+    """Loaders of packages that are here, whose sets they write to `folder`, and the names of those that are not."""
     makers = {"mosaicml-streaming": _mosaic, "litdata": _litdata, "ffcv": _ffcv}
     here = [name for name, module in OTHERS.items() if importlib.util.find_spec(module)]
-    with redirect_stdout(sys.stderr):  # they talk while they write
-        loaders = {f"{name}, jpeg": makers[name](images, folder / name) for name in here}
+    loaders = {f"{name}, jpeg": Elsewhere(makers[name], images, folder / name) for name in here}
     return loaders, [name for name in OTHERS if name not in here]
 
 

@@ -7,11 +7,16 @@ from __future__ import annotations
 
 import ctypes
 import ctypes.util
+import multiprocessing
+import os
 import resource
 import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
+
+Work = Callable[[], float]  # done once; returns how many units it was
 
 MMAP_THRESHOLD, TRIM_THRESHOLD = -3, -1  # of mallopt(3)
 
@@ -24,23 +29,69 @@ class Cost:
     wall: float
 
 
-def interleaved(candidates: Mapping[str, Callable[[], float]], *, rounds: int) -> dict[str, Cost]:
+class Elsewhere:
+    """A candidate in a process of its own, as its users have it: what else a benchmark imported, allocated or freed
+    changes what the same call costs (mostly by what malloc keeps), and some packages change defaults for everybody.
+
+    Args:
+        make: at the top of a module; called there with the arguments, returns the work. What it takes is not measured.
+    """
+
+    def __init__(self, make: Callable[..., Work], *arguments: object, **options: object):
+        context = multiprocessing.get_context("spawn")
+        self._pipe, there = context.Pipe()
+        self._process = context.Process(target=_serve, args=(there, make, arguments, options))
+        self._process.start()
+        there.close()
+
+    def __enter__(self) -> Elsewhere:
+        self.measure()  # imports and first pages are nobody's cost
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pipe.close()
+        self._process.join(timeout=10)
+        self._process.kill()
+
+    def measure(self) -> tuple[float, float]:
+        """Seconds of CPU and of wall time per unit, of the work done once."""
+        self._pipe.send("work")
+        return self._pipe.recv()
+
+
+def _serve(pipe: Connection, make: Callable[..., Work], arguments: tuple, options: dict) -> None:
+    os.dup2(2, 1)  # the report is alone on stdout
+    work = make(*arguments, **options)
+    while True:
+        try:
+            pipe.recv()
+        except EOFError:
+            return
+        pipe.send(measured(work))
+
+
+def interleaved(candidates: Mapping[str, Work | Elsewhere], *, rounds: int) -> dict[str, Cost]:
     """What each candidate costs per unit.
 
     Args:
-        candidates: each does its work once and returns how many units it was.
+        candidates: here or elsewhere.
         rounds: times that all of them are run, in turn.
     """
     taken: dict[str, list[tuple[float, float]]] = {name: [] for name in candidates}
     for _ in range(rounds):
         for name, work in candidates.items():
-            cpu, wall = cpu_seconds(), time.perf_counter()
-            units = work()
-            taken[name].append(((cpu_seconds() - cpu) / units, (time.perf_counter() - wall) / units))
+            taken[name].append(work.measure() if isinstance(work, Elsewhere) else measured(work))
     return {
         name: Cost(statistics.median(cpu for cpu, _ in runs), statistics.median(wall for _, wall in runs))
         for name, runs in taken.items()
     }
+
+
+def measured(work: Work) -> tuple[float, float]:
+    """Seconds of CPU and of wall time per unit, of the work done once."""
+    cpu, wall = cpu_seconds(), time.perf_counter()
+    units = work()
+    return (cpu_seconds() - cpu) / units, (time.perf_counter() - wall) / units
 
 
 def cpu_seconds() -> float:

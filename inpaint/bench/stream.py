@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from inpaint.bench import loaders, pictures
-from inpaint.bench.measure import Cost, interleaved, keep_freed_memory
+from inpaint.bench.measure import Cost, Elsewhere, interleaved, keep_freed_memory
 from inpaint.bench.stream_order import shuffle_quality
 from inpaint.bench.stream_s3 import PIPE_RECIPE, measure_clients, measure_s3
 from inpaint.config.run import DataConfig
@@ -88,8 +88,14 @@ def measure_stream(*, samples: int = 2048, rounds: int = 5, with_s3: bool = True
 def _measure_disk(index: Index, root: Path, rounds: int) -> tuple[dict[str, Cost], list[str]]:
     urls = [str(path) for path in sorted((root / "small").glob("*.tar"))]
     every = _samples_of(index)
-    others, absent = loaders.installed_others(index, every, root / "others")
     with ExitStack() as stack:
+        others, absent = loaders.others(every, root / "others")
+        others |= {
+            PIL_RECIPE: Elsewhere(loaders.webdataset_loader, urls, decode="pil"),
+            RGB8_RECIPE: Elsewhere(loaders.webdataset_loader, urls, decode="rgb8"),
+        }
+        for loader in others.values():
+            stack.enter_context(loader)
         ours = {
             HOST: _open(stack, index),
             EXACT: _open(stack, index, decode="exact"),
@@ -102,8 +108,6 @@ def _measure_disk(index: Index, root: Path, rounds: int) -> tuple[dict[str, Cost
             BARE: _bare(every),
             **{name: _epoch(stream.next_host, stream) for name, stream in ours.items()},
             FLOAT: _epoch(as_float.__next__, as_float),
-            PIL_RECIPE: loaders.webdataset_loader(urls, decode="pil"),
-            RGB8_RECIPE: loaders.webdataset_loader(urls, decode="rgb8"),
             **others,
         }
         return interleaved(candidates, rounds=rounds), absent

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from inpaint import storage
 from inpaint.bench import loaders
-from inpaint.bench.measure import Cost, interleaved
+from inpaint.bench.measure import Cost, Elsewhere, interleaved
 from inpaint.config.run import DataConfig
 from inpaint.data.index import Index, load_index
 from inpaint.data.stream import Stream
@@ -74,14 +74,12 @@ def measure_s3(index: Index, root: Path, *, rounds: int) -> dict[str, Cost]:
 
         urls = [f"pipe:curl -s -f '{_presigned(f'set/{shard.name}')}'" for shard in index.shards]
         ours()
-        return interleaved(
-            {
-                "stream, cold": ours,
-                PIPE_RECIPE: loaders.webdataset_loader(urls, decode="pil"),
-                "webdataset through pipe:curl, rgb8, 2 workers": loaders.webdataset_loader(urls, decode="rgb8"),
-            },
-            rounds=rounds,
-        )
+        with (
+            Elsewhere(loaders.webdataset_loader, urls, decode="pil") as pil,
+            Elsewhere(loaders.webdataset_loader, urls, decode="rgb8") as rgb8,
+        ):
+            candidates = {"stream, cold": ours, PIPE_RECIPE: pil, "webdataset through pipe:curl, rgb8, 2 workers": rgb8}
+            return interleaved(candidates, rounds=rounds)
 
 
 def measure_clients(*, rounds: int) -> dict[str, Cost]:

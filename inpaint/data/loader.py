@@ -21,7 +21,7 @@ import numpy as np
 from inpaint.data.decoding import Decoder, UndecodableImage
 from inpaint.data.fetching import Fetcher
 from inpaint.data.planes import PlanesCache, to_planes
-from inpaint.data.reading import Reader
+from inpaint.data.reading import Reader, Scratch
 from inpaint.data.ring import HostBatch, Slot
 from inpaint.data.rows import Planner, Rows
 from inpaint.errors import DataError
@@ -101,9 +101,9 @@ class Loader:
         self._reported: set[int] = set()
         self._free, self._next, self._in_use = deque(slots), start, None
         self._jobs: deque[_Job] = deque()
-        self._work_items: queue.SimpleQueue[tuple[_Job, Callable[[bytearray], None]] | None] = queue.SimpleQueue()
+        self._work_items: queue.SimpleQueue[tuple[_Job, Callable[[Scratch], None]] | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
-        self._scratch = bytearray(1 << 16)
+        self._scratch = Scratch()
         self._closed = False
         self._threads = [
             threading.Thread(target=self._run, name=f"decode-{i}", daemon=True) for i in range(plan.decode_threads)
@@ -171,7 +171,7 @@ class Loader:
             self.seconds[cause] += time.perf_counter() - since
 
     def _run(self) -> None:
-        scratch = bytearray(1 << 16)
+        scratch = Scratch()
         while (item := self._work_items.get()) is not None:
             if not self._closed:
                 self._do(*item, scratch)
@@ -184,7 +184,7 @@ class Loader:
         if item is not None:
             self._do(*item, self._scratch)
 
-    def _do(self, job: _Job, work: Callable[[bytearray], None], scratch: bytearray) -> None:
+    def _do(self, job: _Job, work: Callable[[Scratch], None], scratch: Scratch) -> None:
         try:
             if job.error is None:
                 work(scratch)
@@ -196,7 +196,7 @@ class Loader:
         job.error = job.error or error
         job.done.set()
 
-    def _plan_job(self, job: _Job, scratch: bytearray) -> None:
+    def _plan_job(self, job: _Job, scratch: Scratch) -> None:
         """Decide a batch's samples and hand its rows out."""
         plan = self.plan
         job.slot.wait_until_free()
@@ -227,13 +227,15 @@ class Loader:
         self._work_items.put((job, partial(self._fill, job, low, high, here, alone)))
 
     def _fill(
-        self, job: _Job, low: int, high: int, here: np.ndarray, alone: dict[int, bytes], scratch: bytearray
+        self, job: _Job, low: int, high: int, here: np.ndarray, alone: dict[int, bytes], scratch: Scratch
     ) -> None:
         """Decode rows `low` to `high` of a batch and draw their masks."""
         since = time.perf_counter()
-        if self._planes:
-            self._copy_planes(job, low + np.flatnonzero(here[low:high]))
-        self._decode(job, low + np.flatnonzero(~here[low:high]), alone, scratch)
+        decoded_before, to_decode = _split(here, low, high)
+        if len(decoded_before):
+            self._copy_planes(job, decoded_before)
+        if len(to_decode):
+            self._decode(job, to_decode, alone, scratch)
         decoded = time.perf_counter()
         if self.plan.holes:
             for row in range(low, high):
@@ -248,13 +250,13 @@ class Loader:
 
     def _copy_planes(self, job: _Job, rows: np.ndarray) -> None:
         planes, samples = job.slot.rows["planes"], job.rows.samples
-        if len(rows) and rows[-1] - rows[0] + 1 == len(rows):
+        if rows[-1] - rows[0] + 1 == len(rows):
             self._planes.read(samples[rows], planes[rows[0] : rows[-1] + 1])
         else:
             for row in rows:
                 self._planes.read(samples[row : row + 1], planes[row : row + 1])
 
-    def _decode(self, job: _Job, rows: np.ndarray, alone: dict[int, bytes], scratch: bytearray) -> None:
+    def _decode(self, job: _Job, rows: np.ndarray, alone: dict[int, bytes], scratch: Scratch) -> None:
         images = self._reader.read(job.rows.samples[rows], scratch, alone)
         for row, data in zip(rows.tolist(), images, strict=True):
             try:
@@ -262,7 +264,7 @@ class Loader:
             except UndecodableImage as error:
                 self._substitute(job, row, error, scratch)
 
-    def _substitute(self, job: _Job, row: int, error: UndecodableImage, scratch: bytearray) -> None:
+    def _substitute(self, job: _Job, row: int, error: UndecodableImage, scratch: Scratch) -> None:
         """Put another sample where one is whose image is damaged."""
         rows = job.rows
         for attempt in range(1, MOST_SUBSTITUTES):
@@ -303,3 +305,8 @@ class Loader:
                 f"{plan.max_bad_share:g}; the last one is {index.key(sample)} ({reason}); write the set again without "
                 "them, or allow more"
             )
+
+
+def _split(here: np.ndarray, low: int, high: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows from `low` to `high` that are in the decoded cache, and the others."""
+    return low + here[low:high].nonzero()[0], low + (~here[low:high]).nonzero()[0]

@@ -29,6 +29,19 @@ class _Open:
         os.close(self.file)
 
 
+class Scratch:
+    """A thread's memory for one image file, exchanged for more when a file does not fit."""
+
+    def __init__(self) -> None:
+        self._bytes = bytearray(1 << 16)
+
+    def room(self, length: int) -> memoryview:
+        """`length` bytes of it."""
+        if len(self._bytes) < length:
+            self._bytes = bytearray(length)
+        return memoryview(self._bytes)[:length]
+
+
 class Reader:
     """Reads samples of a set by number; safe to use from many threads.
 
@@ -48,7 +61,7 @@ class Reader:
         self._verified = np.zeros(len(index), bool)
         self.on_lost: Callable[[int], None] = lambda shard: None
 
-    def read(self, samples: np.ndarray, scratch: bytearray, alone: Mapping[int, bytes]) -> Iterator[memoryview | bytes]:
+    def read(self, samples: np.ndarray, scratch: Scratch, alone: Mapping[int, bytes]) -> Iterator[memoryview | bytes]:
         """Each sample's image file, in `scratch` until the next one is asked for, or in bytes of its own.
 
         Args:
@@ -111,11 +124,9 @@ class Reader:
         index = self.index
         return int(index.shard[sample]), int(index.offset[sample]), int(index.length[sample])
 
-    def _read_open(self, shard: int, offset: int, length: int, scratch: bytearray) -> memoryview:
+    def _read_open(self, shard: int, offset: int, length: int, scratch: Scratch) -> memoryview:
         handle = self._open.get(shard) or self._opened(shard)
-        if len(scratch) < length:
-            scratch.extend(bytes(length - len(scratch)))
-        view = memoryview(scratch)[:length]
+        view = scratch.room(length)
         done = os.preadv(handle.file, [view], offset)
         while 0 < done < length:
             more = os.preadv(handle.file, [view[done:]], offset + done)
@@ -140,7 +151,7 @@ class Reader:
     def _is_right(self, sample: int, data: memoryview | bytes) -> bool:
         return len(data) == self.index.length[sample] and zlib.crc32(data) == self.index.crc32[sample]
 
-    def _mend(self, sample: int, scratch: bytearray) -> memoryview | bytes:
+    def _mend(self, sample: int, scratch: Scratch) -> memoryview | bytes:
         """Read a damaged sample again, from a shard that was fetched again when it came from the cache."""
         shard, offset, length = self._place(sample)
         self._open.pop(shard, None)

@@ -14,6 +14,7 @@ from inpaint.config.run import CentreHole, DataConfig
 from inpaint.data.index import index_set
 from inpaint.data.stream import Stream
 from inpaint.errors import ConfigError, DataError
+from tests.data.gallery import save
 from tests.data.sets import make_set, open_set, picture, take, write_shards, write_tar
 
 
@@ -107,6 +108,26 @@ def pil_pixels(data):
     from PIL import Image
 
     return torch.from_numpy(np.array(Image.open(io.BytesIO(data)).convert("RGB"))).permute(2, 0, 1) / 255
+
+
+def test_looks_recur_after_as_many_epochs_and_without_them_never(toy):
+    def looks(**settings):
+        """Epoch → key → image and mask."""
+        epochs = [{}, {}, {}]
+        stream = open_set(toy, global_batch=1, flip=True, **settings)
+        samples = len(toy)
+        for number, batch in enumerate(take(stream, 3 * samples)):
+            epochs[number // samples][batch.keys[0]] = torch.cat((batch.image[0], batch.mask[0]))
+        return epochs
+
+    def equal(one, other):
+        return [torch.equal(one[key], other[key]) for key in sorted(one)]
+
+    first, second, third = looks(looks=2)
+    assert all(equal(first, third))
+    assert not any(equal(first, second))
+    first, _, third = looks()
+    assert not any(equal(first, third))
 
 
 def test_mirroring_turns_about_half_of_the_images_and_their_masks(toy):
@@ -303,3 +324,31 @@ def test_an_odd_size_cannot_keep_decoded_planes(toy):
     data = DataConfig(dataset="toy", image_size=15, decoded_cache_gib=0.1)
     with pytest.raises(ConfigError, match="even"):
         Stream(toy, data, None, seed=0, global_batch=2)
+
+
+def test_image_files_of_every_size_pass_through_one_threads_memory(tmp_path):
+    """PNGs of noise: 1 kB, 110 kB and 270 kB, in turn, where 64 KiB are expected."""
+    noise = np.random.default_rng(0)
+    samples = []
+    for i, side in enumerate([16, 300, 190, 16, 300, 190]):
+        pixels = noise.integers(0, 256, (side, side, 3), np.uint8)
+        samples.append({"__key__": f"n{i}", "png": save(pixels, "PNG")})
+    write_tar(tmp_path / "set" / "000000.tar", samples)
+    index = index_set(str(tmp_path / "set"))
+    assert index.length.min() < 2000
+    assert index.length.max() > 1 << 17
+    for threads in (0, 1):
+        (batch,) = take(open_set(index, global_batch=6, decode_threads=threads), 1)
+        assert sorted(batch.keys) == ["n0", "n1", "n2", "n3", "n4", "n5"]
+
+
+def test_batches_planned_together_are_those_planned_one_by_one(tmp_path):
+    """A block of planned batches ends with its epoch; streams that begin inside it give the same batches."""
+    index = make_set(tmp_path / "set", [9, 8])
+    settings = {"crop": "random", "last_batch": "wrap", "global_batch": 4}
+    whole = take(open_set(index, **settings), 14)  # 5 batches an epoch
+    for start in (1, 4, 5, 9, 12):
+        assert_same(
+            [(b.keys, b.image, b.mask) for b in take(open_set(index, start=start, **settings), 2)],
+            [(b.keys, b.image, b.mask) for b in whole[start : start + 2]],
+        )
