@@ -47,6 +47,10 @@ def table(
     """
     if context.invoked_subcommand is None:
         _list(namespace, kube_context, address, once=once, as_json=as_json)
+        return
+    given = {"namespace": namespace, "context": kube_context, "address": address, "as_json": as_json or None}
+    place = {name: value for name, value in given.items() if value is not None}
+    context.default_map = dict.fromkeys(("list", "show", "expire"), place)  # `jobs -n X show` is `jobs show -n X`
 
 
 @jobs.command("list")
@@ -311,6 +315,7 @@ def _cells(row: Summary) -> tuple[str, ...]:
     """One run as text, in the order of COLUMNS; a dash where nothing is known."""
     seen = row.progress
     step = "-" if seen.step is None else f"{seen.step:,}" + (f" / {seen.total_steps:,}" if seen.total_steps else "")
+    step += f", {seen.stage}" if seen.stage else ""
     age = "-" if seen.checkpoint_time is None else f"{_age(time.time() - seen.checkpoint_time)} ago"
     checkpoint = age if seen.checkpoint_step is None else f"{seen.checkpoint_step:,}, {age}"
     return (

@@ -62,6 +62,17 @@ def test_json_for_programs(installed):
     assert json.loads(run("jobs", "list", "--json"))[0]["name"] == "tiny"
 
 
+def test_the_namespace_may_stand_before_or_after_the_word(installed):
+    run("submit", "train", "tiny", "-n", "elsewhere", "--root", "s3://lab/x",
+        "--runtime", Path(__file__).with_name("empty_runtime.yaml"))  # fmt: skip
+    for words in (("-n", "elsewhere", "show", "tiny"), ("show", "tiny", "-n", "elsewhere")):
+        run("jobs", *words)
+        assert any("/namespaces/elsewhere/rayjobs/tiny" in line for line in installed.requests)
+        installed.requests.clear()
+    assert json.loads(run("jobs", "--json", "-n", "elsewhere", "list"))[0]["name"] == "tiny"
+    assert all("/namespaces/elsewhere/" in line for line in installed.requests)
+
+
 def test_a_dry_run_sends_nothing(installed):
     installed.requests.clear()
     documents = list(yaml.safe_load_all(run("submit", "train", "tiny", "--dry-run", "-o", "yaml")))

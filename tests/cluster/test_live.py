@@ -1,10 +1,16 @@
 """On a real cluster with KubeRay: install, test, submit, lose a worker and the head, stop, resume, upgrade, uninstall.
 
-    KUBECONFIG=... INPAINT_LIVE_ROOT=s3://bucket/prefix INPAINT_LIVE_IMAGE=name:tag pytest -m cluster tests/cluster
+    KUBECONFIG=... pytest -m cluster tests/cluster/test_live.py
 
-The store must be reachable from this machine and from pods. INPAINT_LIVE_VALUES names a values file for the site (a
-gateway, node selectors, pull secrets); INPAINT_LIVE_NAMESPACE a namespace instead of a fresh one. Keys in
-the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY) go into a Secret there. Everything takes minutes.
+It uses whatever KUBECONFIG points at, and no GPU. Everything runs in a namespace of its own with PodSecurity
+`restricted`; runs are submitted with the token of the chart's submitter account and no more rights than that. It takes
+about half an hour, and is skipped, with the reason, unless `-m cluster` asks for it.
+
+    INPAINT_LIVE_IMAGE      name:tag of the image; the chart's own when unset
+    INPAINT_LIVE_ROOT       s3://bucket/prefix that this machine and pods reach, with AWS_ACCESS_KEY_ID and
+                            AWS_SECRET_ACCESS_KEY from here; when unset, a small store is started in the namespace
+    INPAINT_LIVE_VALUES     a values file for the site (a gateway, node selectors, pull secrets)
+    INPAINT_LIVE_NAMESPACE  a namespace instead of a fresh one
 """
 
 import json
@@ -17,55 +23,90 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-ROOT, IMAGE = os.environ.get("INPAINT_LIVE_ROOT"), os.environ.get("INPAINT_LIVE_IMAGE")
-KEYS = {name: os.environ[name] for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY") if name in os.environ}
-pytestmark = [
-    pytest.mark.cluster,
-    pytest.mark.skipif(not (ROOT and IMAGE), reason="INPAINT_LIVE_ROOT and INPAINT_LIVE_IMAGE are not set"),
-]
+from inpaint import __version__
+from tests.cluster import gateway
+
+pytestmark = pytest.mark.cluster
 CHART = Path(__file__).parents[2] / "helm"
+ADMIN = os.environ.get("KUBECONFIG", "")
+IMAGE = os.environ.get("INPAINT_LIVE_IMAGE", f"inpaint:{__version__}")
+KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+SECRET = "live-store-keys"
 MINUTES = 60.0
-KINDS = ("config_map", "service_account", "pod", "persistent_volume_claim")
 
 
 @pytest.fixture(scope="module")
-def core():
+def core(request):
+    """The client of a cluster that can be used, else the reason why there is none."""
     from kubernetes import client, config
 
-    config.load_kube_config(os.environ["KUBECONFIG"])
+    chosen = request.config.option.markexpr
+    if "cluster" not in chosen or "not cluster" in chosen:
+        pytest.skip("changes a real cluster; ask for it with -m cluster")
+    config.load_kube_config(ADMIN)
+    try:
+        groups = [group.name for group in client.ApisApi().get_api_versions(_request_timeout=10).groups]
+    except Exception as error:
+        pytest.skip(f"no cluster answers at {ADMIN}: {type(error).__name__}")
+    if "ray.io" not in groups:
+        pytest.skip("the cluster knows no RayJob; install the KubeRay operator 1.7")
     return client.CoreV1Api()
 
 
 @pytest.fixture(scope="module")
 def namespace(core):
-    """A namespace with PodSecurity `restricted` and the store's keys; ours goes again at the end."""
+    """A namespace with PodSecurity `restricted`; ours goes again at the end."""
     given = os.environ.get("INPAINT_LIVE_NAMESPACE")
     name = given or f"inpaint-live-{uuid.uuid4().hex[:6]}"
     if not given:
         labels = {"pod-security.kubernetes.io/enforce": "restricted"}
         core.create_namespace({"metadata": {"name": name, "labels": labels}})
-    if KEYS:
-        core.create_namespaced_secret(name, {"metadata": {"name": "live-store-keys"}, "stringData": KEYS})
     yield name
-    if KEYS:
-        core.delete_namespaced_secret("live-store-keys", name)
     if not given:
         core.delete_namespace(name)
 
 
 @pytest.fixture(scope="module")
-def values():
+def store(core, namespace):
+    """Root and chart values of a store that pods and this machine reach, whose keys are a Secret in the namespace."""
+    with pytest.MonkeyPatch.context() as environment:
+        root, s3 = os.environ.get("INPAINT_LIVE_ROOT"), {}
+        if not root:
+            gateway.start(core, namespace, IMAGE)
+            listener = gateway.forward(core, namespace)
+            for name in KEYS:
+                environment.setenv(name, "live")
+            environment.setenv("AWS_ENDPOINT_URL_S3", f"http://127.0.0.1:{listener.getsockname()[1]}")
+            environment.setenv("AWS_DEFAULT_REGION", "us-east-1")
+            gateway.make_bucket()
+            root = f"s3://{gateway.BUCKET}/inpaint"
+            s3 = {"endpoint": f"http://{gateway.NAME}:{gateway.PORT}", "region": "us-east-1"}
+        keys = {name: os.environ[name] for name in KEYS if name in os.environ}
+        if keys:
+            core.create_namespaced_secret(namespace, {"metadata": {"name": SECRET}, "stringData": keys})
+        yield root, s3 | {"existingSecret": SECRET if keys else ""}
+        if keys:
+            core.delete_namespaced_secret(SECRET, namespace)
+        if not os.environ.get("INPAINT_LIVE_ROOT"):
+            listener.close()
+            gateway.stop(core, namespace)
+
+
+@pytest.fixture(scope="module")
+def values(store):
+    root, s3 = store
     image, _, tag = IMAGE.rpartition(":")
     site = os.environ.get("INPAINT_LIVE_VALUES")
     shape = {"cpus": 2, "memory": "4Gi", "shm": "512Mi", "maxReplicas": 2, "cache": {"size": "5Gi"}}
     small = {
         "image": {"repository": image, "tag": tag},
-        "store": {"root": ROOT},
-        "s3": {"existingSecret": "live-store-keys" if KEYS else ""},
+        "store": {"root": root},
+        "s3": s3,
         "head": {"cpus": 1, "memory": "4Gi", "shm": "256Mi"},
         "submitter": {"cpus": 0.2, "memory": "512Mi"},
         "workerGroups": {"gpu": None, "gpu-spot": None, "cpu": shape},
         "retention": {"succeededSeconds": 30, "failedSeconds": 120},
+        "shutdown": {"drainSeconds": 15, "checkpointSeconds": 15},
     }
     return merge(small, yaml.safe_load(Path(site).read_text()) if site else {})
 
@@ -74,24 +115,35 @@ def values():
 def helm(namespace):
     import helm_python
 
-    return helm_python.Config(kubeconfig_path=os.environ["KUBECONFIG"], namespace=namespace)
+    return helm_python.Config(kubeconfig_path=ADMIN, namespace=namespace)
 
 
 @pytest.fixture(scope="module")
-def installed(helm, namespace, values):
+def installed(helm, core, namespace, values, tmp_path_factory):
+    """The chart; from here on the command line is somebody who may do what the submitter's account may."""
     helm.install(str(CHART), "live", values, namespace=namespace, timeout=120)
-    yield
+    wanted = {"spec": {"audiences": None, "expirationSeconds": 4 * 3600}}
+    token = core.create_namespaced_service_account_token("live-inpaint-submitter", namespace, wanted).status.token
+    everything = yaml.safe_load(Path(ADMIN).read_text())
+    active = next(each for each in everything["contexts"] if each["name"] == everything["current-context"])
+    everything["users"] = [{"name": "submitter", "user": {"token": token}}]
+    everything["contexts"] = [{"name": "live", "context": active["context"] | {"user": "submitter"}}]
+    path = tmp_path_factory.mktemp("live") / "kubeconfig"
+    path.write_text(yaml.safe_dump(everything | {"current-context": "live"}))
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("KUBECONFIG", str(path))
+        yield
     helm.uninstall("live")
 
 
 @pytest.fixture(scope="module")
-def shards(installed):
+def shards(installed, store):
     """The bundled photographs as shard sets in the store, written from here."""
     from inpaint import storage
     from inpaint.config import load_run
     from inpaint.demo import write_photos
 
-    run = load_run("tiny", root=ROOT)
+    run = load_run("tiny", root=store[0])
     if not storage.exists(storage.join(run.train_url, "index.json")):
         write_photos(run, print)
 
@@ -102,15 +154,15 @@ def test_helm_test_passes_under_restricted_pod_security(helm, installed):
 
 def test_a_run_survives_the_loss_of_a_worker_and_of_the_head(core, namespace, shards):
     name = f"live-{uuid.uuid4().hex[:6]}"
-    submit(name, namespace, "stages.gan.steps=2000", "checkpoints.every=20")
-    assert cli("submit", "train", "tiny", "--name", name, "-n", namespace, *settings(2000, 20)).startswith(
+    submit(name, namespace, "stages.gan.steps=20000", "checkpoints.every=50")
+    assert cli("submit", "train", "tiny", "--name", name, "-n", namespace, *settings(20000, 50)).startswith(
         f"{name}: already on its way"
     )
     first = until(lambda: shown(name, namespace)["progress"]["checkpoint_step"], 15 * MINUTES)
 
-    kill(core, namespace, name, "worker")
+    kill(core, namespace, name, "worker", 30)  # as a node does that is drained: Ray hears of it first
     again = until(lambda: newer(shown(name, namespace), first), 15 * MINUTES)
-    kill(core, namespace, name, "head")
+    kill(core, namespace, name, "head", 0)
     states = set()
     until(lambda: states.add(shown(name, namespace)["state"]) or newer(shown(name, namespace), again), 20 * MINUTES)
     assert states & {"head lost", "running", "starting"}
@@ -121,7 +173,7 @@ def test_a_run_survives_the_loss_of_a_worker_and_of_the_head(core, namespace, sh
     stopped = shown(name, namespace)
     assert stopped["state"] == "stopped"
     until(lambda: not pods(core, namespace, name, "worker"), 5 * MINUTES)  # what would be GPUs is free
-    assert cli("submit", "train", "tiny", "--name", name, "-n", namespace, *settings(2000, 20)).startswith(
+    assert cli("submit", "train", "tiny", "--name", name, "-n", namespace, *settings(20000, 50)).startswith(
         f"{name}: submitted again"
     )
     until(lambda: newer(shown(name, namespace), stopped["progress"]["checkpoint_step"]), 15 * MINUTES)
@@ -129,7 +181,7 @@ def test_a_run_survives_the_loss_of_a_worker_and_of_the_head(core, namespace, sh
     until(lambda: not pods(core, namespace, name), 5 * MINUTES)
 
 
-def test_a_short_run_finishes_and_can_be_pulled(namespace, shards, tmp_path):
+def test_a_short_run_finishes_and_can_be_pulled(namespace, store, shards, tmp_path):
     name = f"live-{uuid.uuid4().hex[:6]}"
     submit(name, namespace, "stages.gan.steps=20", "checkpoints.every=10", "evaluation.every=20")
     until(lambda: shown(name, namespace)["finished"], 15 * MINUTES)
@@ -138,7 +190,7 @@ def test_a_short_run_finishes_and_can_be_pulled(namespace, shards, tmp_path):
                *sets("stages.gan.steps=20", "checkpoints.every=10", "evaluation.every=20")).startswith(
         f"{name}: has already finished"
     )  # fmt: skip
-    cli("pull", name, "--root", ROOT, "-o", tmp_path / "model")
+    cli("pull", name, "--root", store[0], "-o", tmp_path / "model")
     assert list((tmp_path / "model").rglob("*.safetensors"))
 
 
@@ -156,11 +208,26 @@ def test_an_impossible_run_says_why_it_is_stuck(namespace, shards, helm, values)
 
 
 def test_an_uninstall_leaves_nothing(core, helm, namespace, values):
-    helm.install(str(CHART), "brief", merge(values, {"standingCluster": {"enabled": False}}), namespace=namespace)
+    helm.install(str(CHART), "brief", values, namespace=namespace)
+    assert left_over(core, namespace, "brief")
+    helm.test("brief", timeout=300)
     helm.uninstall("brief")
-    for kind in KINDS:
-        listed = getattr(core, f"list_namespaced_{kind}")(namespace, label_selector="app.kubernetes.io/instance=brief")
-        assert listed.items == [], kind
+    until(lambda: left_over(core, namespace, "brief") == [], MINUTES)
+
+
+def left_over(core, namespace, release):
+    """Names of everything of a release that is there."""
+    from kubernetes import client
+
+    rbac, policy, network = client.RbacAuthorizationV1Api(), client.PolicyV1Api(), client.NetworkingV1Api()
+    lists = [
+        core.list_namespaced_config_map, core.list_namespaced_service_account, core.list_namespaced_pod,
+        core.list_namespaced_persistent_volume_claim, core.list_namespaced_service, rbac.list_namespaced_role,
+        rbac.list_namespaced_role_binding, policy.list_namespaced_pod_disruption_budget,
+        network.list_namespaced_network_policy,
+    ]  # fmt: skip
+    selector = f"app.kubernetes.io/instance={release}"
+    return [each.metadata.name for ask in lists for each in ask(namespace, label_selector=selector).items]
 
 
 def cli(*words, fails=False):
@@ -200,9 +267,9 @@ def pods(core, namespace, name, node_type=None):
     return [pod.metadata.name for pod in core.list_namespaced_pod(namespace, label_selector=selector).items]
 
 
-def kill(core, namespace, name, node_type):
+def kill(core, namespace, name, node_type, grace_seconds):
     for pod in pods(core, namespace, name, node_type):
-        core.delete_namespaced_pod(pod, namespace, grace_period_seconds=0)
+        core.delete_namespaced_pod(pod, namespace, grace_period_seconds=grace_seconds)
 
 
 def until(look, seconds):
