@@ -51,6 +51,7 @@ class DataConfig(Strict):
     image_size: int = Field(gt=0)  # pixels, square
     crop: Literal["centre", "random"] = "centre"
     flip: bool = True  # mirror image and mask together, p = 0.5
+    looks: Positive | None = None  # epochs after which a sample's flips, crops and holes recur; None = never
     shuffle: Literal["global", "window"] = "global"
     window_shards: Positive = 64  # K, for shuffle: window
     last_batch: Literal["drop", "wrap"] = "drop"  # wrap fills the last batch of an epoch from the epoch's beginning

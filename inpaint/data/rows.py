@@ -44,13 +44,16 @@ class Planner:
         seed: of mirroring, crops and holes.
         mirror: turn half of the images.
         random_crop: choose the square of an image that is not one at random.
+        looks: epochs after which a sample is mirrored, cropped and masked as before; None for never.
     """
 
     def __init__(
-        self, order: Order, batches: Batches, *, rank: int, world_size: int, seed: int, mirror: bool, random_crop: bool
-    ):
+        self, order: Order, batches: Batches, *, rank: int, world_size: int, seed: int, mirror: bool, random_crop: bool,
+        looks: int | None = None,
+    ):  # fmt: skip
         self.order, self.batches, self.random_crop = order, batches, random_crop
         self.rank, self.world_size, self._seed, self._mirror = rank, world_size, seed, mirror
+        self._recur_after = looks
         self._planned: dict[int, Rows] = {}
         self._lock = threading.Lock()
 
@@ -69,7 +72,7 @@ class Planner:
 
     def generator(self, rows: Rows, row: int) -> np.random.Generator:
         """Random numbers of one sample's mask, the same in every run and on every rank."""
-        key = np.array([key_of(self._seed, rows.epoch, "holes"), rows.samples[row]], np.uint64)
+        key = np.array([key_of(self._seed, self._look(rows.epoch), "holes"), rows.samples[row]], np.uint64)
         return np.random.Generator(np.random.Philox(key=key))
 
     def _plan(self, number: int) -> dict[int, Rows]:
@@ -84,9 +87,13 @@ class Planner:
         columns = (positions, samples, *self._looks(epoch, samples))
         return {each: Rows(epoch, *(column[i] for column in columns)) for i, each in enumerate(numbers)}
 
+    def _look(self, epoch: int) -> int:
+        """Which of its looks a sample has in an epoch."""
+        return epoch if self._recur_after is None else epoch % self._recur_after
+
     def _looks(self, epoch: int, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """For each sample whether it is mirrored, and where its square lies across and down."""
-        bits = mix(samples, key_of(self._seed, epoch, "augment"))
+        bits = mix(samples, key_of(self._seed, self._look(epoch), "augment"))
         mirrored = (bits & np.uint64(1)).astype(bool) & self._mirror
         if not self.random_crop:
             return mirrored, np.full(samples.shape, 0.5), np.full(samples.shape, 0.5)

@@ -90,7 +90,7 @@ class Stream:
         plan = Plan(
             planner=Planner(
                 self._order, self._batches, rank=rank, world_size=world_size, seed=seed, mirror=data.flip,
-                random_crop=data.crop == "random",
+                random_crop=data.crop == "random", looks=data.looks,
             ),
             decoder=_decoder(data, as_planes=planes is not None),
             holes=None if self._mask is not None else make_holes(holes, data.image_size),

@@ -26,6 +26,7 @@ from inpaint.losses import adversarial, perceptual, reconstruction
 from inpaint.losses.variation import total_variation
 from inpaint.methods.base import Method, Stage, Terms, Update
 from inpaint.nn.features import LAYERS, FeatureNetwork, paired_features
+from inpaint.nn.output_shards import OutputShards
 from inpaint.nn.patch_discriminator import PatchDiscriminator
 from inpaint.nn.psp import Design, Encoder, face_pool, load_published
 from inpaint.nn.stylegan2 import StyleGAN2, decoder_widths
@@ -169,6 +170,7 @@ class ISFRNet(Method):
             self.frozen = ("vgg", "psp_encoder", "psp_decoder")
         self.psp_encoder.requires_grad_(False)
         self.psp_decoder.requires_grad_(False).eval()
+        self.faces: OutputShards | None = None
         if trains_prior and config.prior_weights.adversarial:
             self.prior_discriminator = self._discriminator()
         if config.variant != "psp_sfr":
@@ -212,7 +214,7 @@ class ISFRNet(Method):
     def draw_identity(self, batch: Batch) -> Refined:
         """IFR's forward; the prior costs no gradient."""
         image = _signed(batch.image)
-        coarse = self.coarse(image, batch.mask)
+        coarse = self._remembered_face(image, batch.mask)
         identity = self._identity(image, coarse, batch.mask)
         return Refined(coarse, identity, composite(image, identity, batch.mask))
 
@@ -221,7 +223,7 @@ class ISFRNet(Method):
         image = _signed(batch.image)
         with torch.no_grad():
             if self.config.variant == "psp_sfr":
-                coarse = self.coarse(image, batch.mask)
+                coarse = self._remembered_face(image, batch.mask)
                 made = Refined(coarse, identity_completed=coarse)
             else:
                 made = self.draw_identity(batch)
@@ -231,8 +233,22 @@ class ISFRNet(Method):
     @torch.no_grad()
     def coarse(self, image: Tensor, mask: Tensor) -> Tensor:
         """I_c: the frozen prior's face at the image's size, in [-1, 1]."""
-        codes = self.psp_encoder(self._prior_input(image, mask))
-        return face_pool(self.psp_decoder(codes), image.shape[-2:]).clamp(-1, 1).to(image.dtype)
+        return self._face(self._prior_input(image, mask)).to(image.dtype)
+
+    def _face(self, given: Tensor) -> Tensor:
+        return face_pool(self.psp_decoder(self.psp_encoder(given)), given.shape[-2:]).clamp(-1, 1)
+
+    def _remembered_face(self, image: Tensor, mask: Tensor) -> Tensor:
+        """`coarse`, read from `psp.cache` where this input has been seen before."""
+        if self.config.psp.cache is None or image.is_meta:
+            return self.coarse(image, mask)
+        return self._recalled(self._prior_input(image, mask)).to(image.dtype)
+
+    @torch.compiler.disable
+    def _recalled(self, given: Tensor) -> Tensor:
+        if self.faces is None:
+            self.faces = OutputShards(self.config.psp.cache, nn.ModuleList([self.psp_encoder, self.psp_decoder]))
+        return self.faces.recall(given, self._face)
 
     def _prior_input(self, image: Tensor, mask: Tensor) -> Tensor:
         holed = _holed(image, mask, self.config.psp.hole_fill)

@@ -333,6 +333,43 @@ def test_impossible_settings_are_refused_before_training(assignments, message):
         tiny(*assignments)
 
 
+def test_training_on_remembered_faces_equals_training_that_computes_them(checkpoint, tmp_path):
+    path, _, _ = checkpoint
+    seen = [batch(seed=0), batch(seed=1)] * 2  # ifr and sfr look at the same two batches
+
+    def train(*assignments):
+        run, method = with_file(path, *assignments)
+        for _ in Trainer(method, run.training, seed=0).steps(seen):
+            pass
+        return method
+
+    plain, first = train(), train(f"method.psp.cache={tmp_path / 'faces'}")
+    assert (first.faces.computed, first.faces.read) == (4, 4)
+    first.faces.flush()
+    second = train(f"method.psp.cache={tmp_path / 'faces'}")
+
+    assert (second.faces.computed, second.faces.read) == (0, 8)
+    for name, value in plain.state_dict().items():
+        assert torch.equal(first.state_dict()[name], value), name
+        assert torch.equal(second.state_dict()[name], value), name
+
+
+@pytest.mark.parametrize(
+    ("assignments", "message"),
+    [
+        ([], "psp.cache keeps the faces of a frozen prior, and stages.prior.steps trains it"),
+        (["method.psp.random_noise=true"], "psp.cache keeps faces, which psp.random_noise draws anew"),
+        (
+            [*NO_PRIOR, "stages.prior.from=other", "training.cuda_graphs=true"],
+            "psp.cache looks at each batch on the host, which training.cuda_graphs forbids",
+        ),
+    ],
+)
+def test_faces_that_cannot_be_remembered_are_refused(assignments, message):
+    with pytest.raises(ConfigError, match=message):
+        tiny("method.psp.cache=faces", *assignments)
+
+
 def test_absent_altered_or_foreign_checkpoint_is_refused_before_training(checkpoint, tmp_path):
     with pytest.raises(WeightsError, match=r"method.psp.checkpoint weights: .*nothing.pt is not a file; set"):
         with_file(tmp_path / "nothing.pt")

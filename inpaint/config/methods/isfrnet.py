@@ -24,6 +24,8 @@ class PSPConfig(Strict):
         hole_fill: what the prior's input shows in the hole, in [-1, 1]; as the checkpoint was trained.
         random_noise: draw StyleGAN's noise anew; then the coarse face is no function of the image.
         allow_random: go on with a prior that nothing has trained (tests).
+        cache: folder, local or s3://, that keeps the frozen prior's faces as shards. Training reads a face it has had
+            before and computes the others; set `data.looks`, so that they come again.
         train: what the stage `prior` moves; pSp's authors train the encoder alone, on a decoder that is there.
     """
 
@@ -33,6 +35,7 @@ class PSPConfig(Strict):
     hole_fill: float = Field(1.0, ge=-1, le=1)  # assumed: white, as in the paper's structural model
     random_noise: bool = False  # assumed: the published demonstration draws it; we want a function of the input
     allow_random: bool = False
+    cache: str | None = None
     train: Literal["both", "encoder"] = "both"  # assumed; pSp trains the encoder on a published decoder
     image_size: Literal[64, 128, 256] = 256  # pixels the encoder sees, pSp
     width: int = Field(64, ge=1)  # channels of the encoder's first layer, IR-SE-50
@@ -54,6 +57,8 @@ class PSPConfig(Strict):
             if getattr(self, name) != fields[name].default:
                 reason = "the checkpoint tells it" if self.checkpoint else "there is no psp.checkpoint"
                 raise ValueError(f"psp.{name} is set, but {reason}; drop one of them")
+        if self.cache and self.random_noise:
+            raise ValueError("psp.cache keeps faces, which psp.random_noise draws anew each time; drop one of them")
         return self
 
 
@@ -135,6 +140,13 @@ class ISFRNetConfig(MethodConfig):
             )
         if self.psp.allow_random and any(sources[:3]):
             raise ValueError("psp.allow_random is set, but the run has a prior; drop it")
+        if self.psp.cache and prior.steps:
+            raise ValueError(
+                "psp.cache keeps the faces of a frozen prior, and stages.prior.steps trains it; train it in a run of "
+                "its own and name that in stages.prior.from"
+            )
+        if self.psp.cache and run.training.cuda_graphs:
+            raise ValueError("psp.cache looks at each batch on the host, which training.cuda_graphs forbids; drop one")
         if self.psp.checkpoint and prior.start_from:
             raise ValueError("psp.checkpoint and stages.prior.from both name a prior; drop one of them")
         if self.psp.train == "encoder" and not (prior.steps and (self.psp.checkpoint or prior.start_from)):
