@@ -20,6 +20,7 @@ import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -133,6 +134,7 @@ class Attempt:
                 ended = None
             finally:
                 process.kill()
+                _end_session(process.pid)
         if ended is None:
             raise Broken(f"the process that drove Ray ended {_how(process.returncode)}")
         kind, value = ended
@@ -249,9 +251,19 @@ def _how(code: int) -> str:
     return f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
 
 
+def _end_session(leader: int) -> None:
+    """SIGKILL what else is in a session: the processes of a Ray of our own, some of which linger when it dies."""
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # gone meanwhile
+            pid, session = int(path.parent.name), int(path.read_text().rpartition(")")[2].split()[3])
+            if session == leader and pid != os.getpid():
+                os.kill(pid, signal.SIGKILL)
+
+
 def _end_with_driver() -> None:
-    """Wait for the pipe from the driver to close, then end this process; Ray's own end with it."""
+    """Wait for the pipe from the driver to close, then end this process and all that it has started."""
     os.read(sys.stdin.fileno(), 1)  # not through Python's buffer, whose lock would be held while the process ends
+    _end_session(os.getpid())
     os.kill(os.getpid(), signal.SIGKILL)
 
 

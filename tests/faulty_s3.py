@@ -36,7 +36,7 @@ class FaultyS3:
         self.always: dict[str, int | Callable] = {}
         self.requests: list[tuple[str, str, str]] = []
         self.refused_keys: set[str] = set()  # access keys that have expired
-        self.on_put: Callable[[], None] | None = None  # called when an object has arrived
+        self.on_put: Callable[[], int | None] = lambda: None  # called when an object has arrived; may give a fault
         return self
 
     def start(self) -> FaultyS3:
@@ -117,9 +117,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_PUT(self) -> None:
         key, _ = self._key()
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        if self.store.on_put:
-            self.store.on_put()
-        fault = self._fault(key)
+        fault = self.store.on_put() or self._fault(key)
         if fault == "lost answer":  # the write happened, but nobody says so
             self._store(key, body)
             return self._error(500)

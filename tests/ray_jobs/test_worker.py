@@ -13,6 +13,7 @@ from ray_jobs import stopping
 from ray_jobs.session import PlainSession
 from ray_jobs.toy import toy_run
 from ray_jobs.worker import train
+from tests.faulty_s3 import shared_server
 
 
 @pytest.fixture(scope="module")
@@ -141,6 +142,29 @@ def test_a_run_does_not_go_on_with_other_shards(root, tmp_path_factory):
 
     with pytest.raises(DataError, match="the shards are others"):
         train(toy_run(root, "moved", f"data.train={other}/shards/toy/train"), PlainSession())
+
+
+def test_training_goes_on_while_the_object_store_is_away_and_nothing_is_lost(shards, undisturbed, monkeypatch, caplog):
+    store, sent, back = shared_server().forget(), [], []
+    monkeypatch.setenv("AWS_ENDPOINT_URL", store.url)
+    monkeypatch.setattr("inpaint.storage.retries.BACKOFF_SECONDS", 0.01)
+    monkeypatch.setattr("inpaint.checkpoints.writing.PAUSE_SECONDS", (0.01, 0.05))
+    data = f"{shards}/shards/toy"
+    run = toy_run("s3://lab/x", "away", f"data.train={data}/train", f"data.held_out={data}/test")
+
+    def answer():
+        sent.append(1)
+        return 503 if len(sent) > 4 and not back else None  # run.yaml, provenance, two files of the first checkpoint
+
+    def returns(metrics):
+        if metrics["step"] == 10:
+            back.append(1)
+
+    store.on_put = answer
+    train(run, PlainSession(on_report=returns))
+
+    assert "checkpoint at step 4: s3://lab/x/runs/away/checkpoints/0000000004" in caplog.text  # and then tried again
+    assert outcome(run.url) == undisturbed
 
 
 class Poison:
