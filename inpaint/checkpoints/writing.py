@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import math
+import shutil
 import tempfile
 import threading
 import time
@@ -59,6 +61,8 @@ class CheckpointWriter:
         self._may_write = may_write
         self._patience = patience_seconds
         self._staging = Staging()
+        self._folders = f"inpaint-checkpoint-{hashlib.sha256(run.url.encode()).hexdigest()[:12]}-"
+        _remove_remains(self._folders)
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
         self._failing = threading.Event()
@@ -176,7 +180,7 @@ class CheckpointWriter:
         url = checkpoint_url(self.run.url, step)
         self._may_write()
         storage.delete(storage.join(url, MANIFEST))  # of an earlier attempt at the same step, which is replaced
-        with tempfile.TemporaryDirectory(prefix="inpaint-checkpoint-") as folder:
+        with tempfile.TemporaryDirectory(prefix=self._folders) as folder:
             files = _write_files(Path(folder), self.run, state, metrics)
             for name in files:
                 storage.upload(str(Path(folder) / name), storage.join(url, name))
@@ -206,6 +210,12 @@ class CheckpointWriter:
             if url not in keep:
                 storage.delete(storage.join(url, MANIFEST))
                 storage.delete_tree(url)
+
+
+def _remove_remains(prefix: str) -> None:
+    """Delete what a killed writer of the same run has left in the temporary folder."""
+    for path in Path(tempfile.gettempdir()).glob(prefix + "*"):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _write_files(

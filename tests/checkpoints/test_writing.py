@@ -2,6 +2,7 @@
 
 import errno
 import json
+import tempfile
 import threading
 import time
 
@@ -162,6 +163,26 @@ def test_the_best_by_an_unknown_score_says_which_scores_there_are(run, writer):
 
     with pytest.raises(CheckpointError, match="no checkpoint has lpips; scores there: psnr, ssim"):
         checkpoints.best(run.url, "lpips")
+
+
+def test_files_that_a_killed_writer_left_in_the_temporary_folder_are_removed_at_the_next_start(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    (tmp_path / "tmp").mkdir()
+    killed, other = toy_run(tmp_path, "killed"), toy_run(tmp_path, "other")
+    monkeypatch.setattr(tempfile.TemporaryDirectory, "__exit__", lambda *_: None)  # as if it were killed before
+    monkeypatch.setattr(tempfile.TemporaryDirectory, "__init__", _kept)
+    for run in (killed, other):
+        save(CheckpointWriter(run), 1)
+
+    CheckpointWriter(killed)
+
+    (left,) = (tmp_path / "tmp").iterdir()
+    assert (left / "run.yaml").read_text().startswith("name: other")
+
+
+def _kept(self, prefix):
+    """A temporary directory that nothing removes."""
+    self.name = tempfile.mkdtemp(prefix=prefix)
 
 
 class Away:
