@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from inpaint.nn.precision import without_autocast
 
@@ -28,13 +30,28 @@ def gram(features: Tensor) -> Tensor:
 
     Source: ISNet Eq. (2).
     """
-    channels, height, width = features.shape[1:]
     with without_autocast(features):
         if features.is_contiguous(memory_format=torch.channels_last):  # as it lies in memory, without a copy
-            flat = features.permute(0, 2, 3, 1).flatten(1, 2).float()
-            return flat.transpose(1, 2) @ flat / (channels * height * width)
-        flat = features.float().flatten(2)
-        return flat @ flat.transpose(1, 2) / (channels * height * width)
+            flat = features.permute(0, 2, 3, 1).flatten(1, 2)
+        else:
+            flat = features.flatten(2).transpose(1, 2)
+        return _Gram.apply(flat.float(), features[0].numel())
+
+
+class _Gram(torch.autograd.Function):
+    """Fᵀ F / divisor of [B, H·W, C]; its gradient is one product, F (g + gᵀ) / divisor, F standing on both sides."""
+
+    @staticmethod
+    def forward(ctx: Any, flat: Tensor, divisor: int) -> Tensor:
+        ctx.save_for_backward(flat)
+        ctx.divisor = divisor
+        return (flat.transpose(1, 2) @ flat).div_(divisor)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (flat,) = ctx.saved_tensors
+        return flat @ ((gradient + gradient.transpose(1, 2)) / ctx.divisor), None
 
 
 def style(predicted: Mapping[str, Tensor], image: Mapping[str, Tensor], layers: Iterable[str]) -> Tensor:

@@ -20,8 +20,9 @@ from inpaint.imaging import Batch
 from inpaint.losses import adversarial, perceptual, reconstruction
 from inpaint.methods.base import Method, Stage, Terms, Update
 from inpaint.nn.features import LAYERS, FeatureNetwork, paired_features
+from inpaint.nn.fused import Activation, activated
 from inpaint.nn.patch_discriminator import PatchDiscriminator
-from inpaint.nn.residual import Activation, ResidualBlock
+from inpaint.nn.residual import ResidualBlock
 from inpaint.nn.spectral import conv, make_orthogonal
 
 PHASES = 4
@@ -39,7 +40,8 @@ class Stem(nn.Module):
         self.skip = conv(3, width, 1, spectral=False)
 
     def forward(self, image: Tensor) -> Tensor:
-        return self.activation(self.second(self.activation(self.first(image))) + self.skip(image))
+        act, skip = self.activation, self.skip(image)
+        return activated(self.second, activated(self.first, image, act), act, residual=skip)
 
 
 class SubPixels(nn.Module):
@@ -52,7 +54,7 @@ class SubPixels(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         for layer in self.convs:
-            features = F.pixel_shuffle(layer(features), 2).tanh_()
+            features = F.pixel_shuffle(activated(layer, features, torch.tanh_), 2)
         return features
 
 
@@ -117,13 +119,13 @@ class Phase(nn.Module):
         high = self.high_blocks(high)
         from_high = high
         for layer in self.down:
-            from_high = act(layer(from_high))
+            from_high = activated(layer, from_high, act)
         if low is None:
-            return act(self.high_aggregation(high)), act(self.low_aggregation(from_high))
+            return activated(self.high_aggregation, high, act), activated(self.low_aggregation, from_high, act)
         low = self.low_blocks(low)
         to_high = torch.cat((high, self.up(low)), dim=1)
-        to_low = torch.cat((from_high, act(self.low_down(low))), dim=1)
-        return act(self.high_aggregation(to_high)), act(self.low_aggregation(to_low))
+        to_low = torch.cat((from_high, activated(self.low_down, low, act)), dim=1)
+        return activated(self.high_aggregation, to_high, act), activated(self.low_aggregation, to_low, act)
 
 
 class Generator(nn.Module):
@@ -185,7 +187,7 @@ class Generator(nn.Module):
             high, low = phase(high, low)
         drawn = high if self.design == "base" else torch.cat((high, self.fusion_up(low)), dim=1)
         for layer in self.head[:-1]:
-            drawn = self.activation(layer(drawn))
+            drawn = activated(layer, drawn, self.activation)
         return (torch.tanh(self.head[-1](drawn)) + 1) / 2
 
 

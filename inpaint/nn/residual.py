@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 
+from inpaint.nn.fused import Activation, activated
 from inpaint.nn.spectral import conv
-
-Activation = Callable[[Tensor], Tensor]
 
 
 class ResidualBlock(nn.Module):
@@ -40,4 +37,5 @@ class ResidualBlock(nn.Module):
         self.second = conv(channels, channels, 3, padding=1, bias=bias, spectral=spectral)
 
     def forward(self, features: Tensor) -> Tensor:
-        return self.activation(features + self.second(self.activation(self.first(features))))
+        inner = activated(self.first, features, self.activation)
+        return activated(self.second, inner, self.activation, residual=features)

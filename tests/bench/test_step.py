@@ -37,6 +37,16 @@ def test_channels_last_changes_gradients_by_rounding_only(run):
     assert apart["generator_gradients"] < 1e-5
 
 
+def test_several_steps_with_fused_kernels_and_channels_last_stay_with_the_plain_ones():
+    healthy = load_run("isnet-places2", assignments=[*SMALL, "method.initialisation=orthogonal"])
+    smooth = without_kinks(healthy)
+    features, data = load_features(smooth), batch_of(smooth, 2, "cpu")
+    apart = compare(smooth, features, data, device="cpu", steps=4, channels_last=True)
+    assert apart["generator_gradients"] < 1e-5
+    assert apart["losses"] < 1e-4
+    assert max(apart["generator_moves"], apart["discriminator_moves"]) < 1e-3
+
+
 def test_only_what_the_plain_step_computes_is_compared_with_it(run):
     assert has_plain(run)
     for other in ("method.gan_loss=nsgan", "method.weights.style=0", "method.design=base", "method.l1_norm=none"):
