@@ -22,7 +22,8 @@ def held_out(tmp_path):
 
 
 def evaluator(held_out):
-    run = load_run("edge-texture-tiny", assignments=[f"data.held_out={held_out}", "evaluation.images=12"])
+    given = [f"data.held_out={held_out}", "data.image_size=64", "evaluation.images=12"]
+    run = load_run("edge-texture-tiny", assignments=given)
     torch.manual_seed(0)
     return TrainingEvaluator(run, "cpu"), build_method(run)
 

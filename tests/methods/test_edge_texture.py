@@ -18,10 +18,12 @@ from inpaint.nn.features import load_feature_network
 from inpaint.training.rehearsal import rehearse
 
 STEPS = ["stages.edge.steps=2", "stages.texture.steps=2", "stages.joint.steps=2"]
+PAPER = ["method.texture_sees_mask=false", "method.canny_sigma=1"]  # the tiny preset's mask channel is its own
+SIZES = ["data.image_size=64", "method.attention_dilations=[1, 4]", "method.width=12"]
 
 
 def tiny(*assignments):
-    return load_run("edge-texture-tiny", assignments=[*STEPS, *assignments])
+    return load_run("edge-texture-tiny", assignments=[*STEPS, *PAPER, *SIZES, *assignments])
 
 
 @cache
