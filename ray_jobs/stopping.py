@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 
@@ -10,6 +11,7 @@ import torch
 import torch.distributed as dist
 
 from inpaint import storage
+from inpaint.cluster.task import STOP_FILE
 from inpaint.errors import StorageError
 from ray_jobs.session import Session
 
@@ -70,15 +72,15 @@ class Stops:
 
 
 class StopMark:
-    """Watches for `<run>/stop`, which `inpaint stop` writes, in a thread of its own.
+    """Watches for the mark that `inpaint stop` leaves, in a thread of its own: `<run>/stop`, or a file in the pod.
 
     Args:
-        run: the run's URL.
+        run: the run's URL, or a sweep's.
         every_seconds: how often to look.
     """
 
     def __init__(self, run: str, *, every_seconds: float = 2.0) -> None:
-        self._url = storage.join(run, STOP_MARK)
+        self._run = run
         self._every = every_seconds
         self._seen, self._closed = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._watch, name="stop-mark", daemon=True)
@@ -96,11 +98,20 @@ class StopMark:
     def _watch(self) -> None:
         while not self._closed.wait(self._every):
             try:
-                if storage.exists(self._url):
+                if stop_is_asked(self._run):
                     self._seen.set()
                     return
             except StorageError as error:
-                log.debug("cannot look for %s: %s", self._url, error)
+                log.debug("cannot look for a stop mark of %s: %s", self._run, error)
+
+
+def stop_is_asked(run: str) -> bool:
+    """Whether there is a stop mark of this run or sweep now.
+
+    Raises:
+        StorageError: the store does not answer.
+    """
+    return os.path.exists(STOP_FILE) or storage.exists(storage.join(run, STOP_MARK))
 
 
 def clear_stop_mark(run: str) -> None:

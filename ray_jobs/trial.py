@@ -27,10 +27,10 @@ from inpaint.evaluation import TrainingEvaluator
 from inpaint.nn.features import load_features
 from inpaint.nn.remembering import RememberingFeatures
 from inpaint.sweep.halving import Halving
-from inpaint.sweep.trials import Record, Trial, run_of, write_record
+from inpaint.sweep.trials import Record, Trial, run_of, sweep_url, write_record
 from inpaint.training import NotFiniteError
 from ray_jobs.lease import Lease, LeaseLostError, check_holder
-from ray_jobs.stopping import STOP_MARK
+from ray_jobs.stopping import STOP_MARK, StopMark, stop_is_asked
 from ray_jobs.train import run_training
 from ray_jobs.worker import train
 
@@ -46,16 +46,23 @@ def work(config: dict[str, Any]) -> None:
     sweep, root = SweepConfig.model_validate(config["sweep"]), config["root"]
     trial = Trial(**config["trial"])
     run = run_of(sweep, trial, root=root)
-    session = TrialSession(sweep, trial, run, root=root)
-    began = time.monotonic()
+    place = sweep_url(sweep.name, root=root)
+    if stop_is_asked(place):
+        return  # neither begun nor recorded: it is made when the sweep is started again
+    began, mark = time.monotonic(), StopMark(place)
+    session = TrialSession(sweep, trial, run, mark, root=root)
     try:
         ended = _in_workers(run, session) if run.resources.num_workers > 1 else _here(run, session)
+        if ended["reason"] == "stopped" and not session.ended:
+            return  # as the sweep was asked to; it has a checkpoint and goes on from there
         status = "finished" if ended["reason"] == "finished" else "stopped"
-        reason = "" if status == "finished" else session.ended or "asked to"
+        reason = session.ended if status == "stopped" else ""
     except (StorageError, ClusterError, LeaseLostError):
         raise  # may mend itself: Tune starts the trial again, from its newest checkpoint
     except InpaintError as error:  # would come again
         status, reason = "diverged" if _is_divergence(error) else "failed", str(error)
+    finally:
+        mark.close()
     write_record(sweep, _record(trial, run, session, status, reason, time.monotonic() - began), root=root)
     tune.report({"step": session.step, **session.scores})
 
@@ -65,7 +72,7 @@ def _in_workers(run: RunConfig, session: TrialSession) -> dict[str, Any]:
 
     def progress(metrics: Mapping[str, float]) -> None:
         session.report(metrics)
-        if session.ended:
+        if session.should_stop():
             storage.write_bytes(storage.join(run.url, STOP_MARK), session.ended.encode())
 
     return run_training(run, on_progress=progress)
@@ -139,16 +146,19 @@ class TrialSession:
         scores: the sweep's metrics, as far as they were logged.
         latest: every newest number by name.
         ended: why successive halving has ended the trial, or empty.
+
+    Args:
+        mark: watches for the wish to stop the whole sweep.
     """
 
     rank, world_size = 0, 1
 
-    def __init__(self, sweep: SweepConfig, trial: Trial, run: RunConfig, *, root: str) -> None:
+    def __init__(self, sweep: SweepConfig, trial: Trial, run: RunConfig, mark: StopMark, *, root: str) -> None:
         self.device = torch.device("cuda", 0) if ray.get_gpu_ids() else torch.device("cpu")
         self.step, self.first_step, self.ended = 0, None, ""
         self.scores: dict[str, float] = {}
         self.latest: dict[str, float] = {}
-        self._sweep, self._trial = sweep, trial
+        self._sweep, self._trial, self._mark = sweep, trial, mark
         self._halving: Halving | None = None
         if sweep.scheduler.kind == "asha":
             self._halving = Halving(sweep, total_steps=run.total_steps, root=root)
@@ -164,7 +174,7 @@ class TrialSession:
 
     def should_stop(self) -> str | None:
         """Asked after each step."""
-        return "stopped" if self.ended else None
+        return "stopped" if self.ended or self._mark.seen else None
 
 
 def _record(

@@ -79,6 +79,7 @@ def run_sweep(
     import ray
 
     from ray_jobs.runtime import start_ray
+    from ray_jobs.stopping import clear_stop_mark
 
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # with verbose=0, nothing of Tune's on the screen
     root = root if storage.is_remote(root) else str(Path(root).absolute())
@@ -94,6 +95,7 @@ def run_sweep(
             stack.callback(ray.shutdown)
         concurrent = check_capacity(sweep, known, root=root, nodes=_nodes())
         begin(sweep, root=root)
+        clear_stop_mark(sweep_url(sweep.name, root=root))
         total = max(len(known), sweep.trials * len(sweep.seeds))
         watch = stack.enter_context(_Watch(sweep, root, total, on_record))
         todo = remaining(sweep, root=root)
@@ -220,7 +222,8 @@ class _Watch:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """`python -m ray_jobs.tune sweep.yaml --root URL`: exit code 0 when every trial has a record, 1 otherwise."""
+    """`python -m ray_jobs.tune sweep.yaml --root URL`: exit code 0 when every trial has a record or `inpaint stop`
+    ended it, 1 otherwise."""
     parser = argparse.ArgumentParser(prog="python -m ray_jobs.tune", description=main.__doc__)
     parser.add_argument("definition", help="a definition's name, or a YAML file")
     parser.add_argument("--root", required=True)
@@ -228,9 +231,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--address")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    from ray_jobs.stopping import stop_is_asked
+
     try:
         sweep = load_sweep(options.definition, budget=options.budget)
-        run_sweep(sweep, root=options.root, address=options.address)
+        records = run_sweep(sweep, root=options.root, address=options.address)
+        if stop_is_asked(sweep_url(sweep.name, root=options.root)):
+            print(f"stopped with {len(records)} trials recorded; start it again to go on")
     except InpaintError as error:
         print(f"inpaint: {error}", file=sys.stderr)
         return 1

@@ -22,6 +22,7 @@ from tests.cluster.invariants import check_env, check_grace, check_labels, check
 CHART = Path(__file__).parents[1] / "helm"
 VALUE_FILES = {path.name.removesuffix("-values.yaml"): path for path in sorted((CHART / "ci").glob("*.yaml"))}
 ALL = ["default", *VALUE_FILES]
+OF_A_RUN = ("run-file", "stop")  # volumes that no standing cluster has
 CUSTOM = ("RayCluster", "RayJob", "PodMonitor", "PrometheusRule")  # not built into Kubernetes
 
 
@@ -309,11 +310,11 @@ def plain(template):
     pod = {**template["spec"]}
     pod["containers"] = [each for each in pod["containers"] if each["name"] != "driver-log"]
     pod["volumes"] = sorted(
-        (each for each in pod["volumes"] if each["name"] != "run-file"), key=lambda volume: volume["name"]
+        (each for each in pod["volumes"] if each["name"] not in OF_A_RUN), key=lambda volume: volume["name"]
     )
     first = {**pod["containers"][0]}
     first["volumeMounts"] = sorted(
-        (each for each in first["volumeMounts"] if each["name"] != "run-file"), key=lambda mount: mount["name"]
+        (each for each in first["volumeMounts"] if each["name"] not in OF_A_RUN), key=lambda mount: mount["name"]
     )
     first["env"] = sorted(first["env"], key=lambda entry: entry["name"])
     first["resources"] = {

@@ -246,8 +246,8 @@ def _stop_on_kubernetes(cluster: Any, run: str, *, now: bool, delete: bool, wait
     if now or not can_be_asked_to_stop(job):
         cluster.delete_job(name, uid=uid)
         return "ended; its workers have their grace period to write a checkpoint" if now else "removed; nothing to save"
-    ask_to_stop(cluster, job)
-    print(f"{name}: asked to write a checkpoint and end; waiting up to {wait:.0f} s", file=sys.stderr)
+    how = ask_to_stop(cluster, job)
+    print(f"{name}: asked {how} to write a checkpoint and end; waiting up to {wait:.0f} s", file=sys.stderr)
     ended = wait_until_ended(cluster, name, seconds=wait)
     if delete or not ended:
         cluster.delete_job(name, uid=uid)

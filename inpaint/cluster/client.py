@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -170,11 +171,23 @@ class Cluster:
             old = self.find_config_map(name)
             if old is not None and owner is not None and _is_owned(old, owner):
                 return
+            self.delete_config_map(name)
+            self._create_config_map(body, dry_run=False)
+
+    def put_stop_mark(self, config_map: str, *, owner: Object) -> None:
+        """Create the ConfigMap that asks a task to stop; it goes with the task's RayJob."""
+        metadata = {"name": config_map, "namespace": self.namespace, "ownerReferences": [_owner_reference(owner)]}
+        body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": {"stop": ""}}
+        with suppress(AlreadyExists):
+            self._create_config_map(body, dry_run=False)
+
+    def delete_config_map(self, name: str) -> None:
+        """Delete a ConfigMap, if it is there."""
+        with suppress(NotFound):
             self._call(
                 lambda: self._core.delete_namespaced_config_map(name, self.namespace, _request_timeout=self._timeout),
-                f"delete the run file {name} of an earlier run",
+                f"delete ConfigMap {name}",
             )
-            self._create_config_map(body, dry_run=False)
 
     def find_config_map(self, name: str) -> Object | None:
         """A ConfigMap, or None."""

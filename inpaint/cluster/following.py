@@ -13,7 +13,7 @@ from typing import Any
 from inpaint import storage
 from inpaint.cluster.client import Cluster
 from inpaint.cluster.manifest import KIND_LABEL, RUN_LABEL, STOP_ASKED, URL
-from inpaint.cluster.pods import DRIVER_LOG
+from inpaint.cluster.pods import DRIVER_LOG, stop_map
 from inpaint.cluster.status import Progress, Seen, Summary, is_finished, node_type, summarize
 from inpaint.cluster.stuck import event_time
 from inpaint.cluster.task import SUFFIXES
@@ -25,7 +25,8 @@ TAIL_LINES = 2000  # of a driver's log, in which its progress is looked for
 STEP_LINE = re.compile(r"\bstep (\d+)/(\d+)\b(.*)")
 STAGE = re.compile(r"\bstage=(\w+)")
 NUMBER = re.compile(r"(\w+)=([-+.\deE]+)")
-LOOK_FOR_STOP_MARK = ("train",)
+LOOK_FOR_STOP_MARK = ("train", "sweep")
+STORE_PATIENCE_SECONDS = 20.0
 PREEMPTION = "a node goes away"
 
 
@@ -216,26 +217,39 @@ def _seconds_since(stamp: str) -> int | None:
     return max(1, round((datetime.now(UTC) - read_to).total_seconds())) + 60
 
 
-def ask_to_stop(cluster: Cluster, job: Object) -> None:
-    """Write the run's stop mark, which its workers look for: they write a checkpoint and end.
+def ask_to_stop(cluster: Cluster, job: Object) -> str:
+    """Leave the mark that workers look for: they write a checkpoint and end.
 
-    Raises:
-        ClusterError: the store cannot be written from this machine.
+    It goes into the run's folder, where it is seen within seconds, or, where this machine cannot write the store, into
+    a ConfigMap that the run's pods mount, which takes about a minute.
+
+    Returns:
+        How it was asked.
     """
     name, url = job["metadata"]["name"], (job["metadata"].get("annotations") or {}).get(URL, "")
-    if not storage.is_remote(url):
-        raise ClusterError(
-            f"{name}: its store {url} is a volume of the cluster, which this machine cannot write; "
-            f"`inpaint stop {name} --now` lets the workers write a checkpoint within their grace period"
-        )
-    try:
-        storage.write_bytes(storage.join(url, "stop"), b"")
-    except StorageError as error:
-        raise ClusterError(
-            f"{name}: cannot write {url}/stop from here ({error}); give this machine the store's credentials, or use "
-            f"`inpaint stop {name} --now`, which lets the workers write a checkpoint within their grace period"
-        ) from error
     cluster.annotate_job(name, {STOP_ASKED: datetime.now(UTC).isoformat(timespec="seconds")})
+    why = _write_mark(url) if storage.is_remote(url) else f"its store {url} is a volume of the cluster"
+    if not why:
+        return "through its store"
+    cluster.put_stop_mark(stop_map(name), owner=job)
+    return f"through a ConfigMap, which takes about a minute ({why})"
+
+
+def _write_mark(url: str) -> str:
+    """Put a stop mark into a run's folder; why it could not be done, or empty."""
+    outcome: list[str] = []
+
+    def work() -> None:
+        try:
+            storage.write_bytes(storage.join(url, "stop"), b"")
+            outcome.append("")
+        except StorageError as error:
+            outcome.append(f"this machine cannot write {url}: {error}")
+
+    thread = threading.Thread(target=work, name="stop-mark", daemon=True)
+    thread.start()
+    thread.join(STORE_PATIENCE_SECONDS)
+    return outcome[0] if outcome else f"{url} did not answer within {STORE_PATIENCE_SECONDS:.0f} s"
 
 
 def wait_until_ended(cluster: Cluster, name: str, *, seconds: float, pause_seconds: float = 2.0) -> bool:

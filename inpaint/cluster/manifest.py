@@ -141,14 +141,10 @@ def _config_map(task: Task, namespace: str, labels: dict[str, str]) -> Object:
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
-        "metadata": {"name": _file_map(task), "namespace": namespace, "labels": dict(labels)},
+        "metadata": {"name": task.file_map, "namespace": namespace, "labels": dict(labels)},
         "immutable": True,
         "data": {FILE_NAME: text},
     }
-
-
-def _file_map(task: Task) -> str:
-    return f"{task.job_name}-run"
 
 
 def _annotations(task: Task, runtime: Runtime) -> dict[str, str]:
@@ -203,11 +199,10 @@ def _ending(runtime: Runtime) -> Object:
 
 
 def _cluster_spec(task: Task, runtime: Runtime, placement: Placement, labels: dict[str, str]) -> Object:
-    file_map = _file_map(task)
-    groups = [_worker_group(runtime, placement.group, placement.replicas, file_map, labels)]
+    groups = [_worker_group(runtime, placement.group, placement.replicas, task, labels)]
     if task.drivers:
         name, count = _driver_pods(task, runtime, placement)
-        groups.append(_worker_group(runtime, name, count, file_map, labels))
+        groups.append(_worker_group(runtime, name, count, task, labels))
     spec: Object = {
         "rayVersion": runtime.ray_version,
         "authOptions": {"mode": "token" if runtime.dashboard_token else "disabled"},
@@ -217,7 +212,7 @@ def _cluster_spec(task: Task, runtime: Runtime, placement: Placement, labels: di
                 "dashboard-host": "0.0.0.0",
                 "object-store-memory": str(object_store_bytes(runtime.head)),
             },
-            "template": head_template(runtime, file_map=file_map, labels=labels),
+            "template": head_template(runtime, task=task, labels=labels),
         },
         "workerGroupSpecs": groups,
     }
@@ -227,7 +222,7 @@ def _cluster_spec(task: Task, runtime: Runtime, placement: Placement, labels: di
     return spec
 
 
-def _worker_group(runtime: Runtime, name: str, replicas: int, file_map: str, labels: dict[str, str]) -> Object:
+def _worker_group(runtime: Runtime, name: str, replicas: int, task: Task, labels: dict[str, str]) -> Object:
     group = runtime.worker_groups[name]
     least = 0 if runtime.autoscaler.enabled else replicas
     return {
@@ -237,7 +232,7 @@ def _worker_group(runtime: Runtime, name: str, replicas: int, file_map: str, lab
         "maxReplicas": replicas,
         "rayStartParams": {"object-store-memory": str(object_store_bytes(group))},
         "labels": {"inpaint/group": name},
-        "template": worker_template(runtime, group, file_map=file_map, labels=labels),
+        "template": worker_template(runtime, group, task=task, labels=labels),
     }
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from inpaint.cluster.quantity import cores, quantity
 from inpaint.cluster.runtime import Head, PodShape, Runtime, WorkerGroup
-from inpaint.cluster.task import FILE_FOLDER
+from inpaint.cluster.task import FILE_FOLDER, STOP_FOLDER, Task
 
 Object = dict[str, Any]
 HOME = "/home/inpaint"
@@ -25,7 +25,7 @@ FOLLOW_DRIVER = (  # a new head container starts a new session, whose driver may
 KEEP = {"cluster-autoscaler.kubernetes.io/safe-to-evict": "false", "karpenter.sh/do-not-disrupt": "true"}
 
 
-def head_template(runtime: Runtime, *, file_map: str, labels: dict[str, str]) -> Object:
+def head_template(runtime: Runtime, *, task: Task, labels: dict[str, str]) -> Object:
     """Pod template of the Ray head. It needs the API server only for the autoscaler."""
     head = runtime.head
     env = _ray_env(runtime) | _store_env(runtime) | {
@@ -42,7 +42,7 @@ def head_template(runtime: Runtime, *, file_map: str, labels: dict[str, str]) ->
             {"containerPort": 8080, "name": "metrics"},
         ]
     }
-    pod = _pod(runtime, head, container, account=runtime.service_accounts.head, file_map=file_map)
+    pod = _pod(runtime, head, container, account=runtime.service_accounts.head, task=task)
     pod["containers"].append(_driver_log(runtime))
     if runtime.autoscaler.enabled:  # the operator shares this folder with the autoscaler, by this name
         for each in (container, pod["containers"][-1]):
@@ -53,7 +53,7 @@ def head_template(runtime: Runtime, *, file_map: str, labels: dict[str, str]) ->
     return _template(runtime, head, pod, labels | {"app.kubernetes.io/component": "head"}, KEEP)
 
 
-def worker_template(runtime: Runtime, group: WorkerGroup, *, file_map: str, labels: dict[str, str]) -> Object:
+def worker_template(runtime: Runtime, group: WorkerGroup, *, task: Task, labels: dict[str, str]) -> Object:
     """Pod template of one worker group; a spot group tells Ray before it goes."""
     env = _ray_env(runtime) | _store_env(runtime) | {
         "TORCHINDUCTOR_CACHE_DIR": f"{CACHE}/inductor",
@@ -69,7 +69,7 @@ def worker_template(runtime: Runtime, group: WorkerGroup, *, file_map: str, labe
     container["ports"] = [{"containerPort": 8080, "name": "metrics"}]
     if group.spot:
         container["lifecycle"] = {"preStop": {"exec": {"command": ["/bin/bash", "-c", _drain(runtime)]}}}
-    pod = _pod(runtime, group, container, account=runtime.service_accounts.worker, file_map=file_map)
+    pod = _pod(runtime, group, container, account=runtime.service_accounts.worker, task=task)
     pod["terminationGracePeriodSeconds"] = runtime.shutdown.grace_seconds
     _mount(pod, container, "cache", CACHE, _cache_volume(group))
     labels = labels | {"app.kubernetes.io/component": "worker", "inpaint/spot": str(group.spot).lower()}
@@ -80,9 +80,14 @@ def submitter_template(runtime: Runtime, *, labels: dict[str, str]) -> Object:
     """Pod template of the submitter: no store, no secrets; the operator adds its command and the dashboard's token."""
     env = {"HOME": HOME, "RAY_USAGE_STATS_ENABLED": "0"}
     container = _container("ray-job-submitter", runtime, runtime.submitter, env=env, secrets=False)
-    pod = _pod(runtime, runtime.submitter, container, account=runtime.service_accounts.submitter, file_map=None)
+    pod = _pod(runtime, runtime.submitter, container, account=runtime.service_accounts.submitter, task=None)
     pod["restartPolicy"] = "Never"
     return _template(runtime, runtime.submitter, pod, labels | {"app.kubernetes.io/component": "submitter"}, KEEP)
+
+
+def stop_map(job_name: str) -> str:
+    """Name of the ConfigMap whose appearance asks a task to stop; pods see it within about a minute."""
+    return f"{job_name}-stop"
 
 
 def security_context(runtime: Runtime) -> Object:
@@ -121,7 +126,7 @@ def _container(name: str, runtime: Runtime, shape: PodShape, *, env: dict[str, s
     return container
 
 
-def _pod(runtime: Runtime, shape: PodShape, container: Object, *, account: str, file_map: str | None) -> Object:
+def _pod(runtime: Runtime, shape: PodShape, container: Object, *, account: str, task: Task | None) -> Object:
     pod: Object = {
         "serviceAccountName": account,
         "automountServiceAccountToken": False,
@@ -149,8 +154,10 @@ def _pod(runtime: Runtime, shape: PodShape, container: Object, *, account: str, 
     _mount(pod, container, "tmp", "/tmp", {"emptyDir": {}})
     _mount(pod, container, "home", HOME, {"emptyDir": {}})
     _mount(pod, container, "shm", "/dev/shm", {"emptyDir": {"medium": "Memory", "sizeLimit": shape.shm}})
-    if file_map is not None:
-        _mount(pod, container, "run-file", FILE_FOLDER, {"configMap": {"name": file_map}}, read_only=True)
+    if task is not None:
+        _mount(pod, container, "run-file", FILE_FOLDER, {"configMap": {"name": task.file_map}}, read_only=True)
+        wish = {"configMap": {"name": stop_map(task.job_name), "optional": True}}
+        _mount(pod, container, "stop", STOP_FOLDER, wish, read_only=True)
         _mount_store(runtime, pod, container)
     pod["volumes"] += copy.deepcopy(shape.extra_volumes)
     container["volumeMounts"] += copy.deepcopy(shape.extra_volume_mounts)

@@ -11,6 +11,7 @@ import yaml
 
 from inpaint.cluster.client import Cluster
 from inpaint.cluster.manifest import DIGEST, KIND_LABEL, STOP_ASKED, URL, Manifests
+from inpaint.cluster.pods import stop_map
 from inpaint.cluster.refusals import AlreadyExists
 from inpaint.cluster.status import is_finished, succeeded
 from inpaint.cluster.task import FILE_NAME, settled
@@ -126,6 +127,7 @@ def _check(cluster: Cluster, manifests: Manifests, *, exists: bool) -> None:
 
 def _create(cluster: Cluster, manifests: Manifests) -> None:
     """The RayJob, then the ConfigMap that it owns; neither without the other."""
+    cluster.delete_config_map(stop_map(manifests.job["metadata"]["name"]))  # of an earlier RayJob
     made = cluster.create_job(manifests.job)
     try:
         cluster.put_run_file(manifests.config_map, owner=made)

@@ -18,6 +18,8 @@ from inpaint.errors import ConfigError
 Kind = Literal["train", "sweep", "evaluate", "shards"]
 FILE_FOLDER = "/etc/inpaint"
 FILE_NAME = "run.yaml"
+STOP_FOLDER = "/etc/inpaint-stop"  # empty until somebody asks the task to stop who cannot write its store
+STOP_FILE = f"{STOP_FOLDER}/stop"
 ENTRY_POINTS: dict[Kind, str] = {
     "train": "ray_jobs.train",
     "sweep": "ray_jobs.tune",
@@ -65,6 +67,11 @@ class Task:
     def job_name(self) -> str:
         """Name of its RayJob: at most 47 characters, which is what KubeRay allows."""
         return self.name + SUFFIXES[self.kind]
+
+    @property
+    def file_map(self) -> str:
+        """Name of the ConfigMap with its run file."""
+        return f"{self.job_name}-run"
 
     @property
     def digest(self) -> str:

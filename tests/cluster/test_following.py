@@ -10,7 +10,8 @@ from inpaint import storage
 from inpaint.cluster.following import StoreReader, ask_to_stop, follow_logs, parse_progress, read_logs, resolve, summary
 from inpaint.cluster.pods import DRIVER_LOG
 from inpaint.cluster.submission import submit
-from inpaint.errors import ClusterError
+from inpaint.cluster.task import STOP_FILE
+from inpaint.errors import ClusterError, StorageError
 from tests.cluster.objects import lines, pod
 
 
@@ -161,10 +162,32 @@ def test_stopping_writes_the_mark_that_workers_look_for(api, cluster, job, store
     assert "inpaint/stop-asked" in api.objects["rayjobs", "paris"]["metadata"]["annotations"]
 
 
-def test_a_store_inside_the_cluster_cannot_be_written_from_here(cluster, job):
-    job["metadata"]["annotations"]["inpaint/url"] = "/store/runs/paris"
-    with pytest.raises(ClusterError, match="lets the workers write a checkpoint"):
-        ask_to_stop(cluster, job)
+def test_a_store_that_this_machine_cannot_write_is_replaced_by_a_mark_in_the_pods(api, cluster, job, monkeypatch):
+    def refused(url, data):
+        raise StorageError(f"{url}: access denied")
+
+    monkeypatch.setattr(storage, "write_bytes", refused)
+    assert "through a ConfigMap" in ask_to_stop(cluster, job)
+    mark = api.objects["configmaps", "paris-stop"]
+    assert list(mark["data"]) == ["stop"]
+    assert mark["metadata"]["ownerReferences"][0]["uid"] == job["metadata"]["uid"]
+    assert "through a ConfigMap" in ask_to_stop(cluster, job)  # asked again: the mark stays
+
+
+def test_every_ray_pod_would_see_that_mark(job):
+    spec = job["spec"]["rayClusterSpec"]
+    for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"]):
+        pod = group["template"]["spec"]
+        (volume,) = [each for each in pod["volumes"] if each["name"] == "stop"]
+        assert volume["configMap"] == {"name": "paris-stop", "optional": True}
+        assert STOP_FILE.rpartition("/")[0] in [each["mountPath"] for each in pod["containers"][0]["volumeMounts"]]
+
+
+def test_a_mark_of_an_earlier_job_does_not_stop_the_next(api, cluster, job, make_manifests):
+    cluster.put_stop_mark("paris-stop", owner=job | {"metadata": job["metadata"] | {"uid": "earlier"}})
+    api.set_status("paris", jobDeploymentStatus="Failed", jobStatus="FAILED")
+    assert submit(cluster, make_manifests()).result == "resumed"
+    assert ("configmaps", "paris-stop") not in api.objects
 
 
 def test_a_run_is_found_by_its_name_or_its_jobs(api, cluster, job):

@@ -137,6 +137,23 @@ def test_a_killed_sweep_goes_on_keeps_what_is_finished_and_makes_no_trial_twice(
     assert histories[0] == histories[2]
 
 
+@pytest.mark.slow
+def test_a_sweep_that_is_asked_to_stop_keeps_checkpoints_and_goes_on_later(definition, root, start):
+    path = definition(settings=["stages.gan.steps=120", "checkpoints.every=1000", "evaluation.every=120"], concurrent=1)
+    root = str(root)
+    driver = start(path, root)
+    wait_for(lambda: read_records("small", root=root), driver)
+    storage.write_bytes(f"{root}/sweeps/small/stop", b"")
+    driver.communicate(timeout=START_SECONDS)
+    kept = read_records("small", root=root)
+    assert 0 < len(kept) < 4
+    assert "stopped" not in {record.status for record in kept.values()}
+
+    out, err = start(path, root).communicate(timeout=START_SECONDS)
+    made = json.loads(out)["records"]
+    assert [made[name]["status"] for name in sorted(made)] == ["finished", "diverged", "finished", "finished"], err
+
+
 def test_more_trials_at_a_time_than_the_cluster_holds_are_refused_before_anything_starts(definition, root):
     sweep = load_sweep(definition(), assignments=["concurrent=1000"])
     with pytest.raises(ClusterError, match="small: concurrent 1000, but the cluster has .* CPUs and .* GPUs, enough"):
