@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import ray
-import torch
 
 from inpaint import storage
 from inpaint.config.base import load_yaml, validate
@@ -65,13 +64,13 @@ class _Scorer:
     """One worker: the job, loaded once."""
 
     def __init__(self, request: dict[str, Any], threads: int) -> None:
-        torch.set_num_threads(threads)
+        self.threads = threads
         self.job = prepare(EvaluationRequest.model_validate(request))
 
-    def score(self, number: int) -> int:
-        """Score and keep one part."""
-        score_missing(self.job, [number])
-        return number
+    def score(self, numbers: list[int]) -> list[int]:
+        """Score and keep these parts, as many at a time as the worker has cores."""
+        score_missing(self.job, numbers, threads=self.threads)
+        return numbers
 
 
 def _score(job: Job, request: EvaluationRequest, *, workers: int, gpus: float, cpus: float, progress: Progress) -> None:
@@ -79,18 +78,19 @@ def _score(job: Job, request: EvaluationRequest, *, workers: int, gpus: float, c
     waiting = sorted(set(range(total)) - kept_parts(job.parts_url))
     progress(total - len(waiting), total)
     scorer = ray.remote(num_cpus=cpus, num_gpus=gpus)(_Scorer)
+    threads = max(1, int(cpus))
 
     def new_worker() -> tuple[Any, Any]:
-        worker = scorer.remote(request.model_dump(mode="json"), max(1, int(cpus)))
+        worker = scorer.remote(request.model_dump(mode="json"), threads)
         return worker.__ray_ready__.remote(), worker
 
     starting = dict(new_worker() for _ in range(min(workers, len(waiting))))  # a part only goes to one that has started
-    busy: dict[Any, tuple[Any, int]] = {}
+    busy: dict[Any, tuple[Any, list[int]]] = {}
     deaths = 0
     try:
         while waiting or busy:
             (ready,), _ = ray.wait([*starting, *busy], num_returns=1)
-            worker, number = busy.pop(ready) if ready in busy else (starting.pop(ready), None)
+            worker, numbers = busy.pop(ready) if ready in busy else (starting.pop(ready), [])
             try:
                 ray.get(ready)
             except ray.exceptions.RayActorError as error:
@@ -99,15 +99,15 @@ def _score(job: Job, request: EvaluationRequest, *, workers: int, gpus: float, c
                 if deaths == TRIES:
                     text = f"{TRIES} workers died ({error}); see their logs. The parts that are done are kept"
                     raise ClusterError(text) from error
-                waiting = [*([] if number is None else [number]), *waiting]
+                waiting = [*numbers, *waiting]
                 starting |= [new_worker()]
                 continue
             if waiting:
-                number = waiting.pop(0)
-                busy[worker.score.remote(number)] = worker, number
+                numbers, waiting = waiting[:threads], waiting[threads:]
+                busy[worker.score.remote(numbers)] = worker, numbers
             else:
                 ray.kill(worker)
-            progress(total - len(waiting) - len(busy), total)
+            progress(total - len(waiting) - sum(len(taken) for _, taken in busy.values()), total)
     except ray.exceptions.RayTaskError as error:
         _stop([*starting.values(), *(worker for worker, _ in busy.values())])
         storage.delete_tree(job.parts_url)

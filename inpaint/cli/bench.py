@@ -31,7 +31,8 @@ def stream(
 
 @bench.command()
 def evaluate(
-    images: Annotated[int, typer.Option(help="Photographs of 256 pixels, each under a hole of every bin.", min=1)] = 4,
+    images: Annotated[int, typer.Option(help="Finished files of 256 pixels.", min=1)] = 48,
+    model_images: Annotated[int, typer.Option(help="Photographs for the model, each under six holes.", min=1)] = 1,
     preset: Annotated[str, typer.Option(help="Whose network fills them.")] = "isnet-places2",
     device: Annotated[str | None, typer.Option(help="cpu or cuda; whichever is there if left out.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")] = False,
@@ -39,7 +40,7 @@ def evaluate(
     """What scoring under every protocol of pixel scores costs beside the model and the decoder."""
     from inpaint.bench.evaluate import measure_evaluation, report
 
-    results = measure_evaluation(images=images, preset=preset, device=device)
+    results = measure_evaluation(images=images, model_images=model_images, preset=preset, device=device)
     typer.echo(json.dumps(results) if as_json else "\n".join(report(results)))
 
 
@@ -139,7 +140,7 @@ def soak(
 
 @bench.command()
 def sweep(
-    trials: Annotated[int, typer.Option(help="Trials of the sweep.", min=1)] = 10,
+    trials: Annotated[int, typer.Option(help="Trials of the sweep.", min=1)] = 20,
     alone: Annotated[int, typer.Option(help="Trials made by a fresh process each.", min=2)] = 4,
     concurrent: Annotated[int, typer.Option(help="Trials at a time, in both ways.", min=1)] = 2,
     steps: Annotated[int | None, typer.Option(help="Of a trial; those of the tiny budget if left out.", min=1)] = None,

@@ -11,6 +11,7 @@ import re
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import simplejpeg
@@ -31,6 +32,7 @@ UPRIGHT: dict[int, Callable[[np.ndarray], np.ndarray]] = {  # EXIF orientation â
     8: np.rot90,
 }
 PLAIN_MODES = ("RGB", "L")
+Result = TypeVar("Result")
 
 
 class Refused(Exception):
@@ -60,12 +62,31 @@ def read_picture(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Picture:
     Raises:
         Refused: empty, not an image, corrupt, cut short, animated, transparent, of unknown range, or too large.
     """
+    return _judged(lambda: _read(data, max_pixels), data)
+
+
+def read_size(data: bytes) -> tuple[int, int]:
+    """Height and width that `read_picture` would give, from the file's header alone.
+
+    Raises:
+        Refused: empty, or not an image.
+    """
+
+    def upright() -> tuple[int, int]:
+        image = _open(data)
+        return (image.width, image.height) if _orientation(image) >= 5 else (image.height, image.width)
+
+    return _judged(upright, data)
+
+
+def _judged(read: Callable[[], Result], data: bytes) -> Result:
+    """What `read` gives, or the reason why the file cannot be used."""
     if not data:
         raise Refused("empty file, or a link inside a tar")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow warns of what is judged below
+        warnings.simplefilter("ignore")  # Pillow warns of what is judged elsewhere
         try:
-            return _read(data, max_pixels)
+            return read()
         except Refused:
             raise
         except Image.UnidentifiedImageError:

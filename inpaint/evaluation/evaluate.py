@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -22,10 +23,8 @@ from inpaint.evaluation.pictures import Pictures
 from inpaint.evaluation.plan import Plan, ProtocolPlan, make_plan
 from inpaint.evaluation.protocols import find_protocols
 from inpaint.evaluation.results import Result, differences, tabulate
-from inpaint.evaluation.scoring import Clock, Filler, NamedFiller, Part, anonymous, score_images
+from inpaint.evaluation.scoring import Clock, Filler, NamedFiller, NoClock, Part, anonymous, score_images
 from inpaint.evaluation.stamp import Stamp, images_sha, scoring_code
-
-READERS = 2  # threads that decode the next part while this one is scored
 
 
 def evaluate_fillers(
@@ -95,28 +94,48 @@ def score_parts(
     inceptions: Mapping[str, FeatureNetwork] | None = None,
     composited: Sequence[str] = (),
     clock: Clock | None = None,
+    threads: int = 0,
 ) -> Iterator[Part]:
-    """The parts of a plan in order; while one is scored, the images of the next are decoded. See `score_images`."""
-    groups = list(groups)
-    with ThreadPoolExecutor(READERS) as pool:
+    """The parts of a plan in order; see `score_images`.
 
-        def start(group: Sequence[str]) -> dict[str, Any]:
-            return {name: pool.submit(plan.pictures.read, name) for name in group}
+    Args:
+        plan: what is scored.
+        groups: names of the images of each part.
+        fillers, device, inceptions, composited, clock: as in `score_images`.
+        perceptual: the scoring networks.
+        threads: parts that are decoded, filled and scored at a time, each on one core, so that their number moves no
+            digit; 0 does one after the other in the caller's thread.
+    """
 
-        waiting = start(groups[0]) if groups else {}
-        for place in range(len(groups)):
-            photos: dict[str, np.ndarray] = {name: reading.result() for name, reading in waiting.items()}
-            waiting = start(groups[place + 1]) if place + 1 < len(groups) else {}
-            yield score_images(
-                plan,
-                photos,
-                fillers,
-                device=device,
-                perceptual=perceptual.present,
-                inceptions=inceptions,
-                composited=composited,
-                clock=clock,
-            )
+    def score(group: Sequence[str]) -> Part:
+        with (clock or NoClock())("decoder"):
+            photos = {name: plan.pictures.read(name) for name in group}
+        return score_images(
+            plan,
+            photos,
+            fillers,
+            device=device,
+            perceptual=perceptual.present,
+            inceptions=inceptions,
+            composited=composited,
+            clock=clock,
+        )
+
+    if not threads:
+        yield from map(score, groups)
+        return
+    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        waiting: deque[Future[Part]] = deque()
+        try:
+            for group in groups:
+                waiting.append(pool.submit(score, group))
+                if len(waiting) > threads:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for part in waiting:
+                part.cancel()
 
 
 def assemble(

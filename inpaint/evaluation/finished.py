@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import lru_cache
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -13,13 +15,13 @@ from inpaint.errors import DataError, EvaluationError
 from inpaint.evaluation.holes import HoleSet, hole_set
 from inpaint.evaluation.perceptual import Networks
 from inpaint.evaluation.pictures import Pictures, choose, is_picture, open_pictures
-from inpaint.evaluation.plan import Plan, ProtocolPlan, plan_by_name, usable_columns
+from inpaint.evaluation.plan import IMAGES_PER_PART, Plan, ProtocolPlan, plan_by_name, usable_columns
 from inpaint.evaluation.protocols import Protocol, find_protocols
 from inpaint.evaluation.scoring import NamedFiller
 from inpaint.evaluation.subjects import finished_filler
 from inpaint.masks import load_mask
 
-KEPT_IMAGES = 64  # decoded truths remembered between their check and their score
+READERS = 8  # files opened at a time before scoring begins
 
 
 def plan_finished(
@@ -35,71 +37,94 @@ def plan_finished(
     masks = _mask_files(finished.masks)
     _check_names(finished, filled, truth, masks)
     names = choose(truth.ids, request.limit or len(truth), seed=request.seed)
-    read = lru_cache(maxsize=KEPT_IMAGES)(truth.read)
-    sizes = {name: read(name).shape for name in names}
+    with ThreadPoolExecutor(READERS) as pool:
+        sizes = dict(zip(names, pool.map(truth.size, names), strict=True))
+    opened = _Holes(finished, names, sizes, {name: masks[name] for name in names})
     shares, skipped = {}, {}
     for protocol in find_protocols(list(request.protocols)):
         try:
-            shares[protocol.name] = _share(protocol, request, finished, names, sizes, masks, dataset, perceptual)
+            shares[protocol.name] = _share(protocol, request, opened, dataset, perceptual)
         except EvaluationError as error:
             if "all" not in request.protocols:
                 raise
             skipped[protocol.name] = str(error).removeprefix(f"{protocol.name}: ")
     if not shares:
         raise EvaluationError(f"{finished.images}: no protocol can score these; {next(iter(skipped.values()))}")
-    fingerprint = f"{truth.fingerprint} {filled.fingerprint} {finished.hole}"
-    pictures = Pictures(finished.truth, truth.ids, read, fingerprint)
-    return Plan(pictures, shares, request.seed, request.batch), finished_filler(filled, sizes.__getitem__), skipped
+    pictures = replace(truth, fingerprint=f"{truth.fingerprint} {filled.fingerprint} {finished.hole}")
+    return Plan(pictures, shares, request.seed, IMAGES_PER_PART), finished_filler(filled, sizes.__getitem__), skipped
 
 
 def _share(
-    protocol: Protocol,
-    request: EvaluationRequest,
-    finished: FinishedImages,
-    names: Sequence[str],
-    sizes: dict[str, tuple[int, ...]],
-    masks: dict[str, archives.Entry],
-    dataset: str,
-    perceptual: Networks,
+    protocol: Protocol, request: EvaluationRequest, opened: _Holes, dataset: str, perceptual: Networks
 ) -> ProtocolPlan:
+    names = opened.names
     if request.limit is None and len(names) < protocol.demanded(dataset):
         raise EvaluationError(
-            f"{protocol.name} scores {protocol.demanded(dataset):,} images and {finished.truth} has {len(names):,}; "
-            f"--limit {len(names)} scores these and marks the result"
+            f"{protocol.name} scores {protocol.demanded(dataset):,} images and {opened.finished.truth} has "
+            f"{len(names):,}; --limit {len(names)} scores these and marks the result"
         )
-    holes = _holes(protocol, finished, names, sizes, masks)
-    side = min(min(sizes[name][:2]) for name in names)
+    side = min(min(opened.sizes[name]) for name in names)
     columns, absent = usable_columns(protocol, side, perceptual.present, perceptual.absent)
-    return plan_by_name(protocol, names, holes, columns, absent)
+    return plan_by_name(protocol, names, opened.loaded(protocol.mask_loading), columns, absent)
 
 
-def _holes(
-    protocol: Protocol,
-    finished: FinishedImages,
-    names: Sequence[str],
-    sizes: dict[str, tuple[int, ...]],
-    masks: dict[str, archives.Entry],
-) -> HoleSet:
-    """Each image's own mask at the image's size, resized as the protocol does where it is of another."""
-    loading = "nearest" if protocol.mask_loading == "centre" else protocol.mask_loading
-    found = {}
-    for name in names:
-        height, width = sizes[name][:2]
-        data = archives.read(masks[name])
-        mask = load_mask(data, hole=finished.hole, threshold=loading, size=None, name=masks[name].name)
-        if mask.shape != (height, width):
-            if height != width or mask.shape[0] != mask.shape[1]:
-                raise EvaluationError(
-                    f"{name}: the mask is {mask.shape[1]}×{mask.shape[0]} and the truth {width}×{height}; "
-                    "give masks of the images' size"
-                )
-            mask = load_mask(data, hole=finished.hole, threshold=loading, size=height, name=masks[name].name)
-        if mask.all() or not mask.any():
-            what = "nothing but hole" if mask.all() else "no hole"
-            raise EvaluationError(f"{masks[name].name}: {what} with --hole {finished.hole}; is the polarity right?")
-        found[name] = mask
-    _check_polarity(finished, found)
-    return hole_set(finished.masks, f"files of {storage.name_of(finished.masks)}", found)
+@dataclass(frozen=True)
+class _Holes:
+    """The masks of finished images, each opened once where it has its image's size.
+
+    Attributes:
+        finished: where they are, and their polarity.
+        names: of the images.
+        sizes: height and width of each truth.
+        files: the mask of each.
+    """
+
+    finished: FinishedImages
+    names: Sequence[str]
+    sizes: Mapping[str, tuple[int, int]]
+    files: Mapping[str, archives.Entry]
+
+    def loaded(self, loading: str) -> HoleSet:
+        """Each image's own mask at the image's size, resized as the protocol does where it is of another."""
+        if all(mask.shape == self.sizes[name] for name, mask in self._own.items()):
+            return self._as_they_are
+        return self._checked(self._read("nearest" if loading == "centre" else loading))
+
+    @cached_property
+    def _own(self) -> dict[str, np.ndarray]:
+        return self._read(None)
+
+    @cached_property
+    def _as_they_are(self) -> HoleSet:
+        return self._checked(self._own)
+
+    def _read(self, loading: str | None) -> dict[str, np.ndarray]:
+        with ThreadPoolExecutor(READERS) as pool:
+            return dict(zip(self.names, pool.map(lambda name: self._mask(name, loading), self.names), strict=True))
+
+    def _mask(self, name: str, loading: str | None) -> np.ndarray:
+        file, (height, width) = self.files[name], self.sizes[name]
+        how = {"hole": self.finished.hole, "threshold": loading or "nearest", "name": file.name}
+        data = archives.read(file)
+        mask = load_mask(data, size=None, **how)
+        if loading is None or mask.shape == (height, width):
+            return mask
+        if height != width or mask.shape[0] != mask.shape[1]:
+            raise EvaluationError(
+                f"{name}: the mask is {mask.shape[1]}×{mask.shape[0]} and the truth {width}×{height}; "
+                "give masks of the images' size"
+            )
+        return load_mask(data, size=height, **how)
+
+    def _checked(self, masks: dict[str, np.ndarray]) -> HoleSet:
+        for name, mask in masks.items():
+            if mask.all() or not mask.any():
+                what = "nothing but hole" if mask.all() else "no hole"
+                hole = self.finished.hole
+                raise EvaluationError(f"{self.files[name].name}: {what} with --hole {hole}; is the polarity right?")
+        _check_polarity(self.finished, masks)
+        place = self.finished.masks
+        return hole_set(place, f"files of {storage.name_of(place)}", masks)
 
 
 def _check_polarity(finished: FinishedImages, masks: dict[str, np.ndarray]) -> None:

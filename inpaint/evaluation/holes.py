@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -19,7 +19,7 @@ DRAWN_PER_BIN = 100
 DRAWN_BINS = (Bin(0.01, 0.1), Bin(0.1, 0.2), Bin(0.2, 0.3), Bin(0.3, 0.4), Bin(0.4, 0.5), Bin(0.5, 0.6))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class HoleSet:
     """Masks by name, as one protocol loads them.
 
@@ -38,6 +38,14 @@ class HoleSet:
     ratios: np.ndarray
     sha256: str
     read: Callable[[str], np.ndarray]
+    _digests: dict[str, str] = field(default_factory=dict, repr=False)
+
+    def digest(self, name: str) -> str:
+        """Of one mask's pixels: equal for masks that are equal, whatever they are called."""
+        if name not in self._digests:
+            mask = self.read(name)
+            self._digests[name] = hashlib.sha256(f"{mask.shape}".encode() + np.packbits(mask).tobytes()).hexdigest()
+        return self._digests[name]
 
 
 @dataclass(frozen=True)
@@ -69,13 +77,20 @@ class HoleSource:
 
 
 def hole_set(name: str, kind: str, masks: Mapping[str, np.ndarray]) -> HoleSet:
-    """Masks in memory, uint8 [H, W] by name, as a set; their sizes may differ."""
+    """Masks in memory, uint8 [H, W] by name, as a set; their sizes may differ. They are kept as bits."""
     names = tuple(sorted(masks))
+    shapes = {key: masks[key].shape for key in names}
+    bits = {key: np.packbits(masks[key]) for key in names}
     digest = hashlib.sha256()
     for key in names:
-        digest.update(f"{key} {masks[key].shape}\n".encode() + np.packbits(masks[key]).tobytes())
+        digest.update(f"{key} {shapes[key]}\n".encode() + bits[key].tobytes())
+
+    def read(key: str) -> np.ndarray:
+        height, width = shapes[key]
+        return np.unpackbits(bits[key], count=height * width).reshape(height, width)
+
     ratios = np.array([float(masks[key].mean()) for key in names])
-    return HoleSet(name, kind, names, ratios, digest.hexdigest(), masks.__getitem__)
+    return HoleSet(name, kind, names, ratios, digest.hexdigest(), read)
 
 
 def _hole_set(name: str, kind: str, masks: MaskSet) -> HoleSet:

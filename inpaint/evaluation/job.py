@@ -33,6 +33,7 @@ from inpaint.evaluation.results import Result
 from inpaint.evaluation.subjects import ONE_SHOT, PROGRESSIVE, Subject, load_subject
 
 Progress = Callable[[int, int], None]
+FEEDERS = 4  # parts that are decoded and scored at a time where a GPU does the work
 
 
 @dataclass(frozen=True)
@@ -116,9 +117,19 @@ def prepare(request: EvaluationRequest) -> Job:
 
 
 def score_missing(
-    job: Job, numbers: Iterable[int] | None = None, *, progress: Progress = lambda done, total: None
+    job: Job,
+    numbers: Iterable[int] | None = None,
+    *,
+    threads: int | None = None,
+    progress: Progress = lambda done, total: None,
 ) -> None:
     """Score the parts that are not there yet, of these numbers or of all.
+
+    Args:
+        job: prepared.
+        numbers: of the parts.
+        threads: parts that are scored at a time; when None, one for each core, or as many as keep a GPU fed.
+        progress: gets the parts done and the parts in all.
 
     Raises:
         EvaluationError: a fill that cannot be scored; the parts are removed, so nothing is left behind.
@@ -129,9 +140,16 @@ def score_missing(
     done = len(groups) - len(wanted)
     progress(done, len(groups))
     chosen = [groups[n] for n in wanted]
-    networks = {"perceptual": job.perceptual, "inceptions": job.inceptions}
-    fillers = job.subject.fillers
-    parts = score_parts(job.plan, chosen, fillers, device=job.device, composited=(PROGRESSIVE,), **networks)
+    parts = score_parts(
+        job.plan,
+        chosen,
+        job.subject.fillers,
+        device=job.device,
+        perceptual=job.perceptual,
+        inceptions=job.inceptions,
+        composited=(PROGRESSIVE,),
+        threads=threads or (FEEDERS if job.device.type == "cuda" else torch.get_num_threads()),
+    )
     try:
         for number, part in zip(wanted, parts, strict=True):
             write_part(job.parts_url, number, part)

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from inpaint import archives, storage
-from inpaint.data.pictures import Refused, read_picture
+from inpaint.data.pictures import Refused, read_picture, read_size
 from inpaint.errors import DataError, EvaluationError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
@@ -26,12 +26,14 @@ class Pictures:
         ids: names without suffix, sorted, unique.
         read: one of them, uint8 [H, W, 3].
         fingerprint: changes when the files change; for resuming, not for comparing.
+        size: height and width of one of them, from its header.
     """
 
     name: str
     ids: tuple[str, ...]
     read: Callable[[str], np.ndarray]
     fingerprint: str
+    size: Callable[[str], tuple[int, int]]
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -43,7 +45,7 @@ def pictures_of(arrays: Mapping[str, np.ndarray], *, name: str) -> Pictures:
     digest = hashlib.sha256()
     for key in ids:
         digest.update(key.encode() + np.ascontiguousarray(arrays[key]).tobytes())
-    return Pictures(name, ids, arrays.__getitem__, digest.hexdigest())
+    return Pictures(name, ids, arrays.__getitem__, digest.hexdigest(), lambda key: arrays[key].shape[:2])
 
 
 def open_pictures(url: str) -> Pictures:
@@ -65,6 +67,18 @@ def decode(data: bytes, *, name: str) -> np.ndarray:
     """
     try:
         return read_picture(data).pixels
+    except Refused as error:
+        raise EvaluationError(f"{name}: {error}; remove it or write it anew") from error
+
+
+def header_size(data: bytes, *, name: str) -> tuple[int, int]:
+    """Height and width of an image file as `decode` gives it, without decoding it.
+
+    Raises:
+        EvaluationError: not a usable image, with the reason.
+    """
+    try:
+        return read_size(data)
     except Refused as error:
         raise EvaluationError(f"{name}: {error}; remove it or write it anew") from error
 
@@ -105,10 +119,16 @@ def _from_files(url: str) -> Pictures:
         raise EvaluationError(f"{url}: {len(found)} images share {len(by_id)} names; keep one file per name")
     digest = hashlib.sha256("\n".join(f"{e.name} {e.size} {e.tag}" for e in found).encode()).hexdigest()
 
-    def read(key: str) -> np.ndarray:
-        return decode(archives.read(by_id[key]), name=f"{url}: {by_id[key].name}")
+    def place(key: str) -> str:
+        return f"{url}: {by_id[key].name}"
 
-    return Pictures(url, tuple(sorted(by_id)), read, digest)
+    return Pictures(
+        url,
+        tuple(sorted(by_id)),
+        lambda key: decode(archives.read(by_id[key]), name=place(key)),
+        digest,
+        lambda key: header_size(archives.read(by_id[key]), name=place(key)),
+    )
 
 
 def _from_shards(url: str) -> Pictures:
@@ -117,13 +137,18 @@ def _from_shards(url: str) -> Pictures:
     index = load_index(url)
     samples = {index.key(sample): sample for sample in range(len(index))}
 
-    def read(key: str) -> np.ndarray:
+    def data(key: str) -> bytes:
         sample = samples[key]
         shard = index.shard_url(int(index.shard[sample]))
-        data = storage.read_range(shard, int(index.offset[sample]), int(index.length[sample]))
-        return decode(data, name=f"{url}: {key}")
+        return storage.read_range(shard, int(index.offset[sample]), int(index.length[sample]))
 
-    return Pictures(url, tuple(sorted(samples)), read, index.digest)
+    return Pictures(
+        url,
+        tuple(sorted(samples)),
+        lambda key: decode(data(key), name=f"{url}: {key}"),
+        index.digest,
+        lambda key: header_size(data(key), name=f"{url}: {key}"),
+    )
 
 
 def is_picture(name: str) -> bool:

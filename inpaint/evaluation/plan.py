@@ -184,6 +184,12 @@ def truth_of(share: ProtocolPlan, photo: np.ndarray) -> np.ndarray:
     return photo if share.size is None else square(photo, size=share.size, resize=share.protocol.image_resize)
 
 
+def how_cut(share: ProtocolPlan, photo: np.ndarray) -> tuple[object, ...]:
+    """What `truth_of` does to this photograph: shares that do the same score the same pixels."""
+    resized = share.size is not None and share.size != min(photo.shape[:2])
+    return share.size, share.protocol.image_resize if resized else "as it is"
+
+
 def _images_for(
     protocol: Protocol, pictures: Pictures, *, dataset: str, limit: int | None, seed: int
 ) -> tuple[str, ...]:

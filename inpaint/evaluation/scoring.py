@@ -16,7 +16,7 @@ from torch import Tensor
 from inpaint.errors import EvaluationError
 from inpaint.evaluation.metrics import METRICS, Comparison, Levels, to_levels
 from inpaint.evaluation.pairs import Pair
-from inpaint.evaluation.plan import Plan, ProtocolPlan, truth_of
+from inpaint.evaluation.plan import Plan, ProtocolPlan, how_cut, truth_of
 from inpaint.evaluation.protocols import Column
 from inpaint.imaging import composite, to_float
 
@@ -100,7 +100,7 @@ class Clock:
         return time.thread_time()
 
 
-class _NoClock(Clock):
+class NoClock(Clock):
     """Reads no time and never waits for the device."""
 
     @contextmanager
@@ -145,7 +145,7 @@ def score_images(
     Raises:
         EvaluationError: a filler refused the images, or returned another size or numbers that are not finite.
     """
-    clock = clock or _NoClock()
+    clock = clock or NoClock()
     scores: list[Score] = []
     truths: dict[str, dict[str, str]] = defaultdict(dict)
     features = _Features(inceptions or {})
@@ -154,7 +154,7 @@ def score_images(
         for share, pair in scene.asked:
             truths[share.protocol.name][pair.image] = scene.digest
     for scenes in _batches(everything, plan.batch):
-        truth = to_float(torch.from_numpy(np.stack([scene.truth for scene in scenes])).to(device).permute(0, 3, 1, 2))
+        truth = _planes(np.stack([scene.truth for scene in scenes]), device)
         mask = torch.from_numpy(np.stack([scene.mask for scene in scenes])).to(device).unsqueeze(1).float()
         for subject, fill in fillers.items():
             with clock("model"):
@@ -192,21 +192,28 @@ class _Features:
 
 def _scenes(plan: Plan, photos: Mapping[str, np.ndarray]) -> list[Scene]:
     """One scene for every distinct (photograph at its size, hole) among the pairs, however many protocols share it."""
-    truths: dict[tuple[str, int | None, str], tuple[np.ndarray, str]] = {}
-    scenes: dict[tuple[str, str, bytes], Scene] = {}
+    truths: dict[tuple[object, ...], tuple[np.ndarray, str]] = {}
+    scenes: dict[tuple[str, str, str], Scene] = {}
     for share, pair in plan.pairs_of(tuple(photos)):
-        how = (pair.image, share.size, share.protocol.image_resize)
+        how = (pair.image, *how_cut(share, photos[pair.image]))
         if how not in truths:
             truth = np.ascontiguousarray(truth_of(share, photos[pair.image]))
             truths[how] = truth, hashlib.sha256(truth).hexdigest()
         truth, digest = truths[how]
-        mask = np.ascontiguousarray(share.holes.read(pair.mask))
-        if mask.shape != truth.shape[:2]:
-            raise EvaluationError(f"{pair.mask}: the mask is {_size(mask)} and the image {pair.image} {_size(truth)}")
-        key = (pair.image, digest, hashlib.sha256(mask).digest())
-        scene = scenes.setdefault(key, Scene(truth, mask, pair.image, digest))
-        scene.asked.append((share, pair))
+        key = (pair.image, digest, share.holes.digest(pair.mask))
+        if key not in scenes:
+            mask = share.holes.read(pair.mask)
+            if mask.shape != truth.shape[:2]:
+                sizes = f"the mask is {_size(mask)} and the image {pair.image} {_size(truth)}"
+                raise EvaluationError(f"{pair.mask}: {sizes}")
+            scenes[key] = Scene(truth, mask, pair.image, digest)
+        scenes[key].asked.append((share, pair))
     return list(scenes.values())
+
+
+def _planes(pixels: np.ndarray, device: torch.device | str) -> Tensor:
+    """uint8 [B, H, W, 3] as floats in [0, 1], [B, 3, H, W], plane by plane in memory."""
+    return to_float(torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2).contiguous())
 
 
 def _batches(scenes: list[Scene], batch: int) -> Iterator[list[Scene]]:
@@ -242,10 +249,15 @@ def _measure(
 ) -> dict[Variant, list[float]]:
     """Each variant's numbers as printed, one per image; pixels that come out the same are compared once."""
     images = {"composite": composite(truth, predicted, mask), "raw": predicted}
+    exact = torch.equal(to_levels(predicted, "rounded"), predicted)  # on 8-bit levels, which every rule keeps
     seen: list[Comparison] = []
+    shown: dict[tuple[str, Levels], Comparison] = {}
+    for image, levels in sorted({(image, levels) for _, image, levels in variants}):
+        pixels = images[image] if exact else to_levels(images[image], levels)
+        shown[image, levels] = _same(seen, Comparison(pixels, truth, mask))
     numbers: dict[Variant, list[float]] = {}
     for metric, image, levels in variants:
-        comparison = _same(seen, Comparison(to_levels(images[image], levels), truth, mask))
+        comparison = shown[image, levels]
         if metric in METRICS:
             values = METRICS[metric].compute(comparison) * METRICS[metric].factor
         else:
@@ -256,7 +268,7 @@ def _measure(
 
 def _same(seen: list[Comparison], new: Comparison) -> Comparison:
     for known in seen:
-        if torch.equal(known.predicted, new.predicted):
+        if known.predicted is new.predicted or torch.equal(known.predicted, new.predicted):
             return known
     seen.append(new)
     return new

@@ -14,7 +14,21 @@ from inpaint.errors import EvaluationError
 _SCORING_CODE = (
     (
         "inpaint.evaluation",
-        ("metrics", "perceptual", "pairs", "pictures", "plan", "protocols", "scoring", "statistics"),
+        (
+            "distributions",
+            "faces",
+            "holes",
+            "inception",
+            "metrics",
+            "pairs",
+            "perceptual",
+            "pictures",
+            "plan",
+            "protocols",
+            "scoring",
+            "statistics",
+            "windows",
+        ),
     ),
     ("inpaint.masks", ("files", "shapes", "strokes", "ratios")),
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -86,11 +87,18 @@ def paired_difference(
 
 def _interval(values: np.ndarray, owners: np.ndarray, seed: int) -> tuple[float, float]:
     """The 2.5 and 97.5 percentiles of the mean over resampled images, each with all its pairs."""
-    rng = np.random.default_rng(seed)
     sums, counts = np.bincount(owners, weights=values), np.bincount(owners).astype(float)
-    means = []
-    for _ in range(RESAMPLES // _CHUNK):
-        drawn = rng.integers(len(sums), size=(_CHUNK, len(sums)))
-        means.append(sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1))
+    means = [
+        np.einsum("ij,j->i", drawn, sums) / np.einsum("ij,j->i", drawn, counts)
+        for drawn in (part.astype(float) for part in np.split(_draws(len(sums), seed), RESAMPLES // _CHUNK))
+    ]
     low, high = np.percentile(np.concatenate(means), [2.5, 97.5])
     return float(low), float(high)
+
+
+@lru_cache(maxsize=16)
+def _draws(images: int, seed: int) -> np.ndarray:
+    """How often each resample draws each image, uint8 [RESAMPLES, images]; the same for every score of them."""
+    rng = np.random.default_rng(seed)
+    chunks = (rng.integers(images, size=(_CHUNK, images)) for _ in range(RESAMPLES // _CHUNK))
+    return np.stack([np.bincount(drawn, minlength=images) for chunk in chunks for drawn in chunk]).astype(np.uint8)

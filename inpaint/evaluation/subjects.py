@@ -57,7 +57,7 @@ def load_subject(request: EvaluationRequest, device: torch.device | str) -> Subj
     return _checkpoint(request, device)
 
 
-def finished_filler(filled: Pictures, truth_shapes: Callable[[str], tuple[int, ...]]) -> NamedFiller:
+def finished_filler(filled: Pictures, truth_size: Callable[[str], tuple[int, int]]) -> NamedFiller:
     """A filler that hands out finished images by name.
 
     Raises:
@@ -67,10 +67,10 @@ def finished_filler(filled: Pictures, truth_shapes: Callable[[str], tuple[int, .
     def fill(image: Tensor, mask: Tensor, names: Sequence[str]) -> Tensor:
         found = []
         for name in names:
-            pixels, shape = filled.read(name), truth_shapes(name)
-            if pixels.shape != shape:
+            pixels, size = filled.read(name), truth_size(name)
+            if pixels.shape[:2] != size:
                 raise EvaluationError(
-                    f"{name}: the filled image is {_size(pixels.shape)} and the truth {_size(shape)}; "
+                    f"{name}: the filled image is {_size(pixels.shape)} and the truth {_size(size)}; "
                     "give images of the same size"
                 )
             found.append(torch.from_numpy(pixels.copy()).permute(2, 0, 1))

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from inpaint.data.pictures import Refused, read_picture
+from inpaint.data.pictures import Refused, read_picture, read_size
 from tests.data.gallery import GOOD, MENDED, REFUSED, save, scene, turned
 
 
@@ -71,6 +71,7 @@ def test_every_exif_orientation_stands_upright(orientation, back):
     picture = read_picture(turned(orientation))
     assert np.array_equal(picture.pixels, back(read_picture(turned(1)).pixels))
     assert picture.as_it_is == (orientation == 1)
+    assert read_size(turned(orientation)) == picture.pixels.shape[:2]
 
 
 def test_the_limit_on_pixels_is_the_callers():

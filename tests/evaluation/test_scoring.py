@@ -145,6 +145,29 @@ def test_the_sum_over_parts_is_the_same_to_the_last_digit_in_any_order():
     assert result(plan.parts()) == result(plan.parts()[::-1])
 
 
+def test_parts_scored_at_a_time_come_in_order_with_the_digits_of_one_after_the_other():
+    from inpaint.evaluation.evaluate import score_parts
+    from inpaint.evaluation.perceptual import Networks
+    from inpaint.evaluation.plan import make_plan
+    from inpaint.evaluation.scoring import anonymous
+
+    plan = make_plan(
+        [PROTOCOLS["inp-v1"], PROTOCOLS["isnet-2022-script"]], photographs(17, size=64), HoleSource(), size=64,
+        dataset="", limit=17, seed=0, batch=5, present={}, absent={},
+    )  # fmt: skip
+    threads = torch.get_num_threads()
+
+    def scores(at_a_time):
+        fillers = {"mean": anonymous(mean_colour)}
+        parts = score_parts(
+            plan, plan.parts(), fillers, device="cpu", perceptual=Networks({}, {}), threads=at_a_time
+        )  # fmt: skip
+        return [part.scores for part in parts]
+
+    assert scores(0) == scores(1) == scores(3)
+    assert torch.get_num_threads() == threads
+
+
 def test_photographs_are_cropped_to_the_centre_and_brought_to_the_size():
     from inpaint.evaluation.pictures import square
 
