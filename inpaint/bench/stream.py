@@ -17,6 +17,7 @@ from PIL import Image
 
 from inpaint.bench import loaders, pictures
 from inpaint.bench.measure import Cost, Elsewhere, interleaved, keep_freed_memory
+from inpaint.bench.s3_server import server_name
 from inpaint.bench.stream_order import shuffle_quality
 from inpaint.bench.stream_s3 import PIPE_RECIPE, measure_clients, measure_s3
 from inpaint.config.run import DataConfig
@@ -76,6 +77,7 @@ def measure_stream(*, samples: int = 2048, rounds: int = 5, with_s3: bool = True
         if with_s3:
             pictures.write_set(root / "remote", images, samples=2 * samples, shards=8)
             results["s3"] = measure_s3(index_set(str(root / "remote")), root, rounds=min(rounds, 3))
+            results["s3_server"] = server_name()
             results["clients"] = measure_clients(rounds=rounds)
         large = [pictures.jpeg(image) for image in pictures.mosaics(48)]
         results["large_jpeg_bytes"] = sum(map(len, large)) / len(large)
@@ -185,7 +187,7 @@ def report(results: dict[str, Any]) -> Iterator[str]:
     yield f"1024×683 sources to 256 px, JPEGs of {large:.0f} kB, malloc keeps freed memory: µs per sample"
     yield from _table(results["large"], LARGE_PIL, 1e6)
     if "s3" in results:
-        yield "256 px from an S3 server (moto), nothing cached: µs per sample"
+        yield f"256 px from an S3 server ({results['s3_server']}), nothing cached: µs per sample"
         yield from _table(results["s3"], PIPE_RECIPE, 1e6)
         yield "S3 clients: seconds per GB"
         yield from _table(results["clients"], "raw socket", 1)

@@ -5,56 +5,20 @@ from __future__ import annotations
 import os
 import shutil
 import socket
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from inpaint import storage
 from inpaint.bench import loaders
 from inpaint.bench.measure import Cost, Elsewhere, interleaved
+from inpaint.bench.s3_server import BUCKET, s3_server
 from inpaint.config.run import DataConfig
 from inpaint.data.index import Index, load_index
 from inpaint.data.stream import Stream
 
 PIPE_RECIPE = "webdataset through pipe:curl, PIL, ToTensor, 2 workers"
-BUCKET = "bench"
 OBJECT_BYTES = 64 << 20
 GB = 1e9
-ENVIRONMENT = {
-    "AWS_ACCESS_KEY_ID": "bench",
-    "AWS_SECRET_ACCESS_KEY": "bench",
-    "AWS_DEFAULT_REGION": "us-east-1",
-    "AWS_EC2_METADATA_DISABLED": "true",
-}
-
-
-@contextmanager
-def s3_server() -> Iterator[None]:
-    """A moto server in a process of its own, and this process's environment pointing at it."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    endpoint = f"http://127.0.0.1:{port}"
-    before = dict(os.environ)
-    os.environ.update(ENVIRONMENT, AWS_ENDPOINT_URL=endpoint)
-    os.environ.pop("AWS_ENDPOINT_URL_S3", None)
-    try:
-        _wait_for(port)
-        import boto3
-
-        boto3.client("s3").create_bucket(Bucket=BUCKET)
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
-        server.terminate()
-        server.wait()
 
 
 def measure_s3(index: Index, root: Path, *, rounds: int) -> dict[str, Cost]:
@@ -135,15 +99,3 @@ def _get(address: str, view: memoryview) -> int:
                 break
             done += count
         return done
-
-
-def _wait_for(port: int, *, seconds: float = 30) -> None:
-    end = time.monotonic() + seconds
-    while True:
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-            return
-        except OSError:
-            if time.monotonic() > end:
-                raise
-            time.sleep(0.05)

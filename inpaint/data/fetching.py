@@ -182,7 +182,6 @@ class Fetcher:
             self._ahead.pop(shard, None)
             if here:
                 self._present.add(shard)
-                self._reader.trust(shard)
             elif error:
                 self._failed[shard] = error
             else:

@@ -107,10 +107,6 @@ class Reader:
         for shard in [shard for shard in self._open if shard not in kept]:
             self._open.pop(shard, None)
 
-    def trust(self, shard: int) -> None:
-        """Its bytes were checked as a whole when they were fetched; samples need not be checked again."""
-        self._verified[self.index.first[shard] : self.index.first[shard + 1]] = True
-
     def _without_shard(self, sample: int, shard: int) -> bytes:
         """A sample whose shard is not on the disk."""
         if self.cache:  # somebody else's shards needed the room

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 import time
 import weakref
 from collections import deque
@@ -82,6 +83,7 @@ class Stream:
         self._mask = _one_mask(holes, data.image_size, self._device)
         self._reader, self._fetcher = Reader(index, self._shard_cache()), None
         self._window: object = None
+        self._asking = threading.Lock()
         self._warned_room = False
         if self._reader.cache:
             self._fetcher = Fetcher(self._reader, threads=data.fetch_threads)
@@ -254,12 +256,14 @@ class Stream:
     def _fetch_ahead(self, epoch: int, position: int) -> None:
         """Have the shards fetched that this batch and the next ones need, as many as the cache may hold."""
         window = self._order.window_of(epoch, position)
-        if window == self._window:
-            return
-        self._window = window
+        with self._asking:  # nobody asks for samples before their shards stand in the line
+            if window != self._window:
+                self._window = window
+                self._want(epoch, position)
+
+    def _want(self, epoch: int, position: int) -> None:
         wanted, room = [], self._reader.cache.limit_bytes
-        needed = self._order.shards_needed(epoch, position)
-        for shard in needed:
+        for shard in self._order.shards_needed(epoch, position):
             room -= self._index.shards[shard].bytes
             if room < 0:
                 break

@@ -18,12 +18,13 @@ import fcntl
 import glob
 import hashlib
 import os
+import threading
 import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from inpaint.errors import StorageError
 from inpaint.storage import disk, s3
@@ -46,6 +47,7 @@ __all__ = [
     "upload", "write_bytes", "write_if_match",
 ]  # fmt: skip
 
+_thread = threading.local()
 WINDOW_BYTES = 32 << 20  # a download is extended by this much at a time, in parallel ranges
 ABANDONED_SECONDS = 86_400
 DOWNLOAD_ATTEMPTS = 2  # whole downloads, when the bytes that arrived have the wrong checksum
@@ -160,8 +162,8 @@ def download(
     for _ in range(DOWNLOAD_ATTEMPTS):
         info = stat(url)
         with _part_of(info, path) as (part, file):
-            _continue(info, file, progress or _ignore, threads)
-            found = sha256_file(part) if sha256 else None
+            passed = _continue(info, file, progress or _ignore, threads, hashlib.sha256() if sha256 else None)
+            found = sha256_file(part) if sha256 and passed is None else passed
             if found == sha256:
                 os.replace(part, path)
                 return
@@ -233,20 +235,31 @@ def _part_of(info: ObjectInfo, path: Path) -> Iterator[tuple[Path, BinaryIO]]:
                     return
 
 
-def _continue(info: ObjectInfo, file: BinaryIO, progress: Progress, threads: int) -> None:
-    """Add to a part what it still lacks of the object."""
+def _continue(info: ObjectInfo, file: BinaryIO, progress: Progress, threads: int, digest: Any) -> str | None:
+    """Add to a part what it still lacks of the object; returns the digest of the whole if all of it came just now."""
     done = min(file.tell(), info.size)
     file.truncate(done)
     progress(done)
-    buffer = memoryview(bytearray(min(WINDOW_BYTES, info.size - done)))
+    digest = None if done else digest
+    buffer = _window(min(WINDOW_BYTES, info.size - done))
     while done < info.size:
         window = buffer[: info.size - done]
         _side(info.url).read_window(info, done, window, threads)
         written = 0
         while written < len(window):
             written += file.write(window[written:])
+        if digest:
+            digest.update(window)
         done += len(window)
         progress(len(window))
+    return digest.hexdigest() if digest else None
+
+
+def _window(size: int) -> memoryview:
+    """This thread's memory for a piece of a download; new memory would cost as much as filling it."""
+    if len(getattr(_thread, "window", b"")) < size:
+        _thread.window = bytearray(size)
+    return memoryview(_thread.window)[:size]
 
 
 def _remove_abandoned(path: Path, *, keep: Path) -> None:

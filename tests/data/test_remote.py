@@ -3,11 +3,13 @@
 import fcntl
 import logging
 import os
+import time
 
 import pytest
 
 from inpaint import storage
 from inpaint.data.cache import Busy, ShardCache
+from inpaint.data.fetching import Fetcher
 from inpaint.data.index import index_set, load_index
 from inpaint.errors import DataError, StorageError
 from inpaint.storage import retries
@@ -65,6 +67,21 @@ def test_a_remote_set_gives_the_batches_of_a_local_one_and_is_read_once(store, r
     assert_same(got, again)
     assert stats["cache_hit_share"] == 1
     assert store.requests == []
+
+
+def test_no_thread_asks_for_a_sample_before_its_shard_stands_in_the_line(store, remote, tmp_path, monkeypatch):
+    """Several batches are planned at once at the start; a sample read alone there would be read twice."""
+    index, _ = remote
+    want = Fetcher.want
+
+    def slow(self, shards):
+        time.sleep(0.05)
+        want(self, shards)
+
+    monkeypatch.setattr(Fetcher, "want", slow)
+    _, stats = batches_of(index, tmp_path, decode_threads=4, prefetch_batches=3)
+    assert stats["read_alone"] == 0
+    assert stats["bytes_read"] == shard_bytes(store)
 
 
 def test_a_set_in_s3_can_be_indexed_where_it_is(store, remote):
