@@ -30,7 +30,7 @@ from ray_jobs.signals import StopSignal, stop_signal
 
 log = logging.getLogger(__name__)
 
-ATTEMPTS = 6  # starts without a new checkpoint in between
+ATTEMPTS = 6  # without a new checkpoint in between
 PAUSE_SECONDS = 2.0  # before the second one; twice as long before each further one
 LONGEST_PAUSE_SECONDS = 60.0
 
@@ -64,6 +64,9 @@ def run_training(
     """
     run = with_absolute_root(run)
     check_free(run)
+    newest = latest(run.url)
+    if newest and newest.step == run.total_steps:
+        return {"step": newest.step, "reason": "finished", **newest.metrics}
     with ExitStack() as stack:
         lease = stack.enter_context(Lease(run.url).acquire(on_wait=on_note))
         storage.delete(storage.join(run.url, "stop"))
@@ -85,6 +88,7 @@ class _Driver:
         self.on_progress, self.on_note = on_progress, on_note
 
     def work(self) -> dict[str, Any]:
+        """Attempts until one ends well, with longer and longer pauses while none gets any further."""
         pause, failures, reached = PAUSE_SECONDS, 0, self._checkpoint_step()
         while not self.wish.number:
             try:
@@ -93,8 +97,13 @@ class _Driver:
                 step = self._checkpoint_step()
                 if step > reached:
                     pause, failures, reached = PAUSE_SECONDS, 0, step
+                elif getattr(error, "exhausted", False):
+                    raise TrainingError(
+                        f"{self.run.name}: workers failed {self.run.resources.max_failures + 1} times without a "
+                        f"checkpoint, at last with {error}; see {self.run.url}/logs"
+                    ) from error
                 failures += 1
-                if failures >= ATTEMPTS or (failures > 1 and getattr(error, "exhausted", False)):
+                if failures >= ATTEMPTS:
                     raise TrainingError(
                         f"{self.run.name}: {failures} attempts in a row ended without a checkpoint, the last with "
                         f"{error}; see {self.run.url}/logs, then start it again"
@@ -112,9 +121,7 @@ class _Driver:
     def _attempt(self) -> dict[str, Any]:
         """One attempt; in this process where it is already connected to Ray, as a trial is."""
         self.lease.fence()
-        attempt = Attempt(
-            self.run.to_dict(), self.address, self.lease.holder, self.provenance, str(self.log_file)
-        )
+        attempt = Attempt(self.run.to_dict(), self.address, self.lease.holder, self.provenance, str(self.log_file))
         if _knows_ray():
             return attempt.make(self._say, self.wish)
         return attempt.make_apart(self._say, self.wish, lambda: self.lease.lost)

@@ -238,7 +238,7 @@ class ResourcesConfig(Strict):
     num_workers: Positive = 1
     gpus_per_worker: float = Field(0, ge=0)  # below 1, workers share a GPU
     cpus_per_worker: float = Field(1, gt=0)
-    max_failures: int = Field(3, ge=-1)  # worker-group restarts; -1 = no limit
+    max_failures: int = Field(3, ge=-1)  # restarts of the workers before the run must have got further; -1 = no limit
 
     @field_validator("gpus_per_worker")
     @classmethod
