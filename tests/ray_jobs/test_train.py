@@ -153,7 +153,8 @@ def test_an_attempt_whose_process_dies_is_broken_and_says_how(stand_in, end, how
 
 def test_a_wish_to_stop_reaches_the_process_of_the_attempt(stand_in):
     script = (
-        "stop = []\nsignal.signal(signal.SIGTERM, lambda *_: stop.append(1))\nprint(json.dumps(['note', 'up']), file=say)\n"
+        "stop = []\nsignal.signal(signal.SIGTERM, lambda *_: stop.append(1))\n"
+        "print(json.dumps(['note', 'up']), file=say)\n"
         "while not stop:\n    time.sleep(0.01)\nprint(json.dumps(['result', {'step': 5}]), file=say)\n"
     )
     wish = StopSignal()
