@@ -6,6 +6,7 @@
         trainer.pt                      optimizers, averaged weights, position; loadable with weights_only
         metrics.json                    scores and losses at that step
         manifest.json                   names, sizes and checksums of the above; written last
+    <run>/resting/<name>-<digest>.safetensors  a network that a stage leaves alone, for all checkpoints that have it
 
 Listing and pulling need no torch; writing and loading do, and are imported when first asked for.
 """

@@ -9,6 +9,7 @@ from __future__ import annotations
 import mmap
 import os
 import zlib
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -34,19 +35,18 @@ class Checks:
 
     Args:
         info: what they ought to be.
-        folder: where they are.
-        names: which of them.
-        afterwards: closed when the check is over, for instance the folder itself.
+        here: which of them, and where they are.
+        afterwards: closed when the check is over, for instance the folder they are in.
     """
 
     def __init__(
-        self, info: CheckpointInfo, folder: Path, names: list[str], *, afterwards: ExitStack | None = None
+        self, info: CheckpointInfo, here: Mapping[str, Path], *, afterwards: ExitStack | None = None
     ) -> None:
         self._info, self._afterwards = info, afterwards or ExitStack()
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="checksum")
         self._found: list[tuple[str, int, Future[int]]] = []
-        for name in names:
-            entry, path = info.files[name], folder / name
+        for name, path in here.items():
+            entry = info.files[name]
             if not path.is_file() or path.stat().st_size != entry["bytes"] or "crc32" not in entry:
                 self._threads.shutdown()
                 with self._afterwards:
@@ -71,7 +71,7 @@ class Checks:
 
     def _refuse(self, name: str) -> None:
         raise CheckpointError(
-            f"{self._info.url}/{name} is missing or not what its manifest says; take another checkpoint"
+            f"{self._info.place(name)} is missing or not what its manifest says; take another checkpoint"
         )
 
 

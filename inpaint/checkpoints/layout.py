@@ -13,6 +13,7 @@ from inpaint.config.base import suggest
 from inpaint.errors import CheckpointError, StorageError
 
 MANIFEST = "manifest.json"
+RESTING = "resting"  # beside the checkpoints: networks that several of them share
 FORMAT = 1
 LOWER_IS_BETTER = ("l1", "lpips", "fid", "loss")  # beginnings of metric names
 
@@ -25,7 +26,7 @@ class CheckpointInfo:
         url: its folder.
         step: optimiser steps done when it was written.
         metrics: scores and losses at that step.
-        files: path under `url` → {"bytes", "sha256"}.
+        files: path under `url` → {"bytes", "sha256", "crc32"}, and "at" where the file lies elsewhere under the run.
         inference_networks: names of the networks that filling an image needs.
     """
 
@@ -34,6 +35,11 @@ class CheckpointInfo:
     metrics: dict[str, float] = field(default_factory=dict)
     files: dict[str, dict[str, Any]] = field(default_factory=dict)
     inference_networks: tuple[str, ...] = ()
+
+    def place(self, name: str) -> str:
+        """URL of one of its files."""
+        at = self.files[name].get("at")
+        return storage.join(self.url.rpartition("/checkpoints/")[0], at) if at else storage.join(self.url, name)
 
     @property
     def bytes(self) -> int:
@@ -57,10 +63,11 @@ def list_checkpoints(run: str) -> list[CheckpointInfo]:
     """The whole checkpoints of the run at this URL, oldest first; half-written or half-deleted ones are left out."""
     folder = storage.join(run, "checkpoints")
     sizes = {item.url: item.size for item in storage.list_objects(folder)}
+    sizes |= {item.url: item.size for item in storage.list_objects(storage.join(run, RESTING))}
     found = []
     for url in sorted(url for url in sizes if storage.name_of(url) == MANIFEST):
         info = _read(url.removesuffix("/" + MANIFEST))
-        if info and all(sizes.get(storage.join(info.url, name)) == file["bytes"] for name, file in info.files.items()):
+        if info and all(sizes.get(info.place(name)) == file["bytes"] for name, file in info.files.items()):
             found.append(info)
     return sorted(found, key=lambda info: info.step)
 

@@ -68,12 +68,12 @@ def begin_restore(info: CheckpointInfo, use: Callable[[dict[str, Any]], Result])
     """
     names = wanted(info, everything=True)
     with contextlib.ExitStack() as stack:
-        folder = stack.enter_context(_here(info, names))
+        here = stack.enter_context(_here(info, names))
         networks = {
-            _network_name(name): _read_network(folder / name) for name in names if name.startswith("networks/")
+            _network_name(name): _read_network(here[name]) for name in names if name.startswith("networks/")
         }
-        used = use({"networks": networks, **_read_rest(folder / "trainer.pt")})
-        return used, Checks(info, folder, names, afterwards=stack.pop_all())
+        used = use({"networks": networks, **_read_rest(here["trainer.pt"])})
+        return used, Checks(info, here, afterwards=stack.pop_all())
 
 
 def load_networks(place: str) -> dict[str, dict[str, Tensor]]:
@@ -84,9 +84,9 @@ def load_networks(place: str) -> dict[str, dict[str, Tensor]]:
     """
     info = find(place)
     names = wanted(info, everything=False)
-    with _here(info, names) as folder:
-        Checks(info, folder, names).wait()
-        return {name: _read_network(folder / "networks" / f"{name}.safetensors") for name in info.inference_networks}
+    with _here(info, names) as here:
+        Checks(info, here).wait()
+        return {name: _read_network(here[f"networks/{name}.safetensors"]) for name in info.inference_networks}
 
 
 def load_method(place: str | Path, device: torch.device | str = "cpu") -> Method:
@@ -118,17 +118,17 @@ def load_settings(info: CheckpointInfo) -> RunConfig:
 
 
 @contextlib.contextmanager
-def _here(info: CheckpointInfo, names: list[str]) -> Iterator[Path]:
-    """A local folder with files of the checkpoint."""
+def _here(info: CheckpointInfo, names: list[str]) -> Iterator[dict[str, Path]]:
+    """Files of the checkpoint on this machine, by name."""
     if not storage.is_remote(info.url):
-        yield storage.local_path(info.url)
+        yield {name: storage.local_path(info.place(name)) for name in names}
         return
     with tempfile.TemporaryDirectory(prefix="inpaint-restore-") as place:
         for name in names:
             (Path(place) / name).parent.mkdir(parents=True, exist_ok=True)
         with ThreadPoolExecutor(4) as threads:
-            list(threads.map(lambda name: storage.download(storage.join(info.url, name), Path(place) / name), names))
-        yield Path(place)
+            list(threads.map(lambda name: storage.download(info.place(name), Path(place) / name), names))
+        yield {name: Path(place) / name for name in names}
 
 
 def _read_rest(path: Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -51,17 +52,19 @@ def pull(
         target, entry = folder / name, info.files[name]
         target.parent.mkdir(parents=True, exist_ok=True)
         if not _is_whole(target, entry):
-            storage.download(storage.join(info.url, name), target, sha256=entry["sha256"], progress=count)
+            storage.download(info.place(name), target, sha256=entry["sha256"], progress=count)
         else:
             count(entry["bytes"])
         if not _is_whole(target, entry):
-            raise CheckpointError(f"{info.url}/{name} is not what its manifest says; take another checkpoint")
+            raise CheckpointError(f"{info.place(name)} is not what its manifest says; take another checkpoint")
 
-    manifest = storage.read_bytes(storage.join(info.url, MANIFEST))
+    manifest = json.loads(storage.read_bytes(storage.join(info.url, MANIFEST)))
+    for entry in manifest["files"].values():
+        entry.pop("at", None)  # here everything lies in one folder
     (folder / MANIFEST).unlink(missing_ok=True)  # of another checkpoint, perhaps
     with ThreadPoolExecutor(4) as threads:
         list(threads.map(fetch, names))
-    (folder / (MANIFEST + ".part")).write_bytes(manifest)
+    (folder / (MANIFEST + ".part")).write_text(json.dumps(manifest, indent=1))
     os.replace(folder / (MANIFEST + ".part"), folder / MANIFEST)
     if progress:
         progress(total, total)

@@ -20,7 +20,7 @@ import yaml
 from inpaint import storage
 from inpaint.checkpoints.checking import describe
 from inpaint.checkpoints.history import FILE as HISTORY_FILE
-from inpaint.checkpoints.layout import FORMAT, MANIFEST, checkpoint_url, list_checkpoints, to_keep
+from inpaint.checkpoints.layout import FORMAT, MANIFEST, RESTING, checkpoint_url, list_checkpoints, to_keep
 from inpaint.checkpoints.staging import Staging, raw_bytes, safetensors_header
 from inpaint.config import RunConfig
 from inpaint.errors import CheckpointError, InpaintError
@@ -83,7 +83,8 @@ class CheckpointWriter:
         Args:
             step: optimiser steps done.
             state: {"networks": {name: {tensor name: tensor}}, "trainer": nested plain values and tensors}; more
-                entries beside "networks" go to `trainer.pt` with it.
+                entries beside "networks" go to `trainer.pt` with it. Networks named in "resting" are written once
+                under the run, and named by the checkpoints that have them unchanged.
             metrics: scores at this step.
             history: content of the run's history file up to this step.
             may_leave_out: another checkpoint will come, so training need not wait for the store.
@@ -182,8 +183,11 @@ class CheckpointWriter:
         storage.delete(storage.join(url, MANIFEST))  # of an earlier attempt at the same step, which is replaced
         with tempfile.TemporaryDirectory(prefix=self._folders) as folder:
             files = _write_files(Path(folder), self.run, state, metrics)
-            for name in files:
-                storage.upload(str(Path(folder) / name), storage.join(url, name))
+            for name, entry in files.items():
+                if "at" not in entry:
+                    storage.upload(str(Path(folder) / name), storage.join(url, name))
+                elif not _is_there(target := storage.join(self.run.url, entry["at"]), entry["bytes"]):
+                    storage.upload(str(Path(folder) / name), target)
         self._may_write()
         if history is not None:
             storage.write_bytes(storage.join(self.run.url, HISTORY_FILE), history)
@@ -210,6 +214,10 @@ class CheckpointWriter:
             if url not in keep:
                 storage.delete(storage.join(url, MANIFEST))
                 storage.delete_tree(url)
+        shared = {info.place(name) for info in found if info.url in keep for name in info.files}
+        for item in list(storage.list_objects(storage.join(self.run.url, RESTING))):
+            if item.url not in shared:
+                storage.delete(item.url)
 
 
 def _remove_remains(prefix: str) -> None:
@@ -228,10 +236,20 @@ def _write_files(
             file.write(safetensors_header(tensors))
             for tensor in tensors.values():
                 file.write(raw_bytes(tensor))
-    torch.save({key: value for key, value in state.items() if key != "networks"}, folder / "trainer.pt")
+    rest = {key: value for key, value in state.items() if key not in ("networks", "resting")}
+    torch.save(rest, folder / "trainer.pt")
     (folder / "run.yaml").write_text(yaml.safe_dump(run.to_dict(), sort_keys=False))
     (folder / "metrics.json").write_text(json.dumps(dict(metrics), indent=1))
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {
-        str(path.relative_to(folder)): describe(path) for path in paths
-    }
+    files = {str(path.relative_to(folder)): describe(path) for path in paths}
+    for network in state.get("resting", ()):
+        entry = files[f"networks/{network}.safetensors"]
+        entry["at"] = f"{RESTING}/{network}-{entry['sha256'][:16]}.safetensors"
+    return files
+
+
+def _is_there(url: str, size: int) -> bool:
+    try:
+        return storage.stat(url).size == size
+    except storage.MissingObject:
+        return False

@@ -170,8 +170,9 @@ class Trainer:
     def state_dict(self) -> dict[str, Any]:
         """All that a continued run needs, as plain values and the live tensors (copy them before the next step).
 
-        `networks` holds what is published, by network: the averaged weights when `ema` is set. `trainer` holds the
-        rest: step, seed (from which every random draw follows), optimizers, and with `ema` the live weights.
+        `networks` holds what is published, by network: the averaged weights when `ema` is set; `resting` names those
+        that the stage of the last step leaves as they are. `trainer` holds the rest: step, seed (from which every
+        random draw follows), optimizers, and with `ema` the live weights.
 
         Raises:
             NotFiniteError: a loss or weight is not finite, so the state is not worth keeping.
@@ -181,14 +182,17 @@ class Trainer:
         trainer: dict[str, Any] = {
             "step": self.step, "seed": self.seed, "stage": self.stage, "optimizers": self._optimizer_states()
         }  # fmt: skip
+        moved = next(stage for stage, end in zip(self.plan, self._ends, strict=True) if self.step <= end).trained()
+        resting = tuple(name for name in networks if name not in moved)
         if self.averages is None:
-            return {"networks": {name: n.state_dict() for name, n in networks.items()}, "trainer": trainer}
+            published = {name: network.state_dict() for name, network in networks.items()}
+            return {"networks": published, "resting": resting, "trainer": trainer}
         averages = self.averages
         trainer["live"] = {
             name: {key: value.detach() for key, value in networks[name].named_parameters()} for name in averages.values
         }
         published = {name: averages.averaged_state(name, network) for name, network in networks.items()}
-        return {"networks": published, "trainer": trainer}
+        return {"networks": published, "resting": resting, "trainer": trainer}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from `state`, bit for bit as if never stopped.
