@@ -84,8 +84,8 @@ class Attempt:
         import ray.train
 
         from ray_jobs.channel import Channel
-        from ray_jobs.fitting import fit
         from ray_jobs.runtime import start_ray
+        from ray_jobs.worker_group import fit
 
         run = RunConfig.model_validate(self.run)
         own_ray = start_ray(self.address)
