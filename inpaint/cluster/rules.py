@@ -10,6 +10,8 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import yaml
+
 Object = dict[str, Any]
 LABEL_1035 = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
 LABEL_VALUE = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?")
@@ -183,8 +185,22 @@ def redis_is_not_half_set(job: Object) -> Iterator[str]:
         yield "RAY_REDIS_ADDRESS is set by gcsFaultToleranceOptions only" if options else (
             "RAY_REDIS_ADDRESS needs gcsFaultToleranceOptions"
         )
+    for name in ("redis-password", "REDIS_PASSWORD") if options else ():
+        if name in names or _head(job).get("rayStartParams", {}).get(name):
+            yield f"{name} is set by gcsFaultToleranceOptions only"
     if "REDIS_USERNAME" in names or _head(job).get("rayStartParams", {}).get("redis-username"):
         yield "a Redis user name is set by gcsFaultToleranceOptions only"
+
+
+def runtime_env_is_a_mapping(job: Object) -> Iterator[str]:
+    text = job["spec"].get("runtimeEnvYAML", "")
+    try:
+        found = yaml.safe_load(text)
+    except yaml.YAMLError:
+        yield "runtimeEnvYAML is not YAML"
+        return
+    if found is not None and not isinstance(found, dict):
+        yield "runtimeEnvYAML is not a mapping"
 
 
 def gated_features_are_off(job: Object) -> Iterator[str]:
@@ -255,5 +271,6 @@ RULES: tuple[Callable[[Object], Iterator[str]], ...] = (
     groups_are_possible,
     autoscaler_is_possible,
     redis_is_not_half_set,
+    runtime_env_is_a_mapping,
     gated_features_are_off,
 )

@@ -102,6 +102,10 @@ BAD = [
      "Redis user name"),
     (job(cluster={"headGroupSpec": {"template": {"spec": {"containers": [{"env": [
         {"name": "RAY_enable_autoscaler_v2", "value": "true"}]}]}}}}), "needs enableInTreeAutoscaling"),
+    (job(cluster={"gcsFaultToleranceOptions": {"redisAddress": "r"}, "headGroupSpec": {"rayStartParams": {
+        "redis-password": "x"}, "template": POD}}), "redis-password is set by gcsFaultToleranceOptions only"),
+    (job(runtimeEnvYAML="a: [1"), "runtimeEnvYAML is not YAML"),
+    (job(runtimeEnvYAML="- a"), "runtimeEnvYAML is not a mapping"),
     (job(cluster={"networkPolicy": {}}), "networkPolicy needs a feature gate"),
     (job(cluster={"tlsOptions": {}}), "tlsOptions needs a feature gate"),
     (job(cluster={"upgradeStrategy": {"type": "Recreate"}}), "upgradeStrategy"),
