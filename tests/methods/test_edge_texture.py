@@ -13,8 +13,9 @@ from inpaint.inference import fill
 from inpaint.losses import adversarial, perceptual
 from inpaint.methods import build_method
 from inpaint.methods.edge_texture import Drawn, ResidualAttentionBlock
-from inpaint.nn.canny import canny, grey
+from inpaint.nn.canny import canny, grey, precision_recall
 from inpaint.nn.features import load_feature_network
+from inpaint.training import Trainer
 from inpaint.training.rehearsal import rehearse
 
 STEPS = ["stages.edge.steps=2", "stages.texture.steps=2", "stages.joint.steps=2"]
@@ -318,3 +319,24 @@ def test_every_update_is_rehearsed_so_that_no_rank_searches_for_unused_parameter
 
     assert set(found) == {(s, u) for s in ("edge", "texture", "joint") for u in ("discriminator", "generator")}
     assert all(update.all_reached for update in found.values())
+
+
+@pytest.mark.slow
+def test_the_edge_stage_learns_one_batch_by_heart_with_the_papers_optimizer_and_with_adam():
+    ranger = [
+        "method.generator_optimizer={kind: ranger21, learning_rate: 0.002}",
+        "method.discriminator_optimizer={kind: ranger21, learning_rate: 0.0002}",
+    ]
+    for optimizers in ([], ranger):
+        small = ["stages.edge.steps=400", "stages.texture.steps=0", "method.canny_sigma=1", "training.ema=null"]
+        run = load_run("edge-texture-tiny", assignments=[*small, *optimizers])
+        torch.manual_seed(0)
+        method, b = build_method(run), batch(4, side=32)
+        for _ in Trainer(method, run.training, seed=0).steps([b] * 400):
+            pass
+        with torch.no_grad():
+            drawn = method.eval().draw_edges(b)
+        for region in (b.mask, 1 - b.mask):
+            precision, recall = precision_recall(drawn.predicted_edges, drawn.edges, region)
+            assert precision.nanmean() > 0.9
+            assert recall.nanmean() > 0.9
