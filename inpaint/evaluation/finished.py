@@ -22,6 +22,9 @@ from inpaint.evaluation.subjects import finished_filler
 from inpaint.masks import load_mask
 
 READERS = 8  # files opened at a time before scoring begins
+LOOKED_AT = 64  # images whose fill and truth are compared inside and outside the hole before scoring begins
+WRONG_WAY = 4.0  # times that the error outside the hole exceeds the one inside, above which the mask is the other way
+LEAST_ERROR = 2.0  # levels outside the hole; less is what saving leaves
 
 
 def plan_finished(
@@ -50,6 +53,7 @@ def plan_finished(
             skipped[protocol.name] = str(error).removeprefix(f"{protocol.name}: ")
     if not shares:
         raise EvaluationError(f"{finished.images}: no protocol can score these; {next(iter(skipped.values()))}")
+    _check_holes(finished, filled, truth, {name: masks[name] for name in names[:LOOKED_AT]})
     pictures = replace(truth, fingerprint=f"{truth.fingerprint} {filled.fingerprint} {finished.hole}")
     return Plan(pictures, shares, request.seed, IMAGES_PER_PART), finished_filler(filled, sizes.__getitem__), skipped
 
@@ -135,6 +139,28 @@ def _check_polarity(finished: FinishedImages, masks: dict[str, np.ndarray]) -> N
             f"{finished.masks}: with --hole {finished.hole} the median hole is {median:.0%} of an image; "
             f"is it --hole {other}?"
         )
+
+
+def _check_holes(
+    finished: FinishedImages, filled: Pictures, truth: Pictures, masks: Mapping[str, archives.Entry]
+) -> None:
+    """Refuse masks of the other polarity, or of other images: there the truth was kept where they say hole.
+
+    Raises:
+        EvaluationError: naming the first such mask.
+    """
+    for name, file in masks.items():
+        true, fill = truth.read(name), filled.read(name)
+        hole = load_mask(archives.read(file), hole=finished.hole, threshold="nearest", size=None, name=file.name) > 0
+        if not (true.shape == fill.shape and hole.shape == true.shape[:2] and 0 < hole.mean() < 1):
+            continue  # refused by name elsewhere, or of another size
+        error = np.abs(true.astype(np.int16) - fill).mean(axis=2)
+        inside, outside = float(error[hole].mean()), float(error[~hole].mean())
+        if outside > max(LEAST_ERROR, WRONG_WAY * inside):
+            raise EvaluationError(
+                f"{file.name}: with --hole {finished.hole} the fill differs from the truth by {outside:.1f} levels "
+                f"outside the hole and {inside:.1f} inside; is it the other polarity, or another image's mask?"
+            )
 
 
 def _mask_files(url: str) -> dict[str, archives.Entry]:

@@ -85,9 +85,7 @@ def prepare(request: EvaluationRequest) -> Job:
     Raises:
         InpaintError: whatever is wrong with the request, before anything is filled.
     """
-    device = torch.device(request.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise EvaluationError("--device cuda: there is no CUDA device here; leave --device out")
+    device = _device(request.device)
     perceptual = _networks(request, device)
     inceptions = load_feature_networks(request.features, device=device, sha256=request.sha256)
     if request.finished:
@@ -200,6 +198,19 @@ def run_job(request: EvaluationRequest, *, progress: Progress = lambda done, tot
     job = prepare(request)
     score_missing(job, progress=progress)
     return job, finish(job)
+
+
+def _device(name: str | None) -> torch.device:
+    there = torch.cuda.is_available()
+    try:
+        device = torch.device(name or ("cuda" if there else "cpu"))
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise EvaluationError(f"--device {name}: expected cpu or cuda; leave it out to take what is there")
+    if device.type == "cuda" and not there:
+        raise EvaluationError(f"--device {name}: there is no CUDA device here; leave --device out")
+    return device
 
 
 def _check_sizes(plan: Plan, run: RunConfig | None) -> None:

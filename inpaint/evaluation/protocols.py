@@ -261,7 +261,6 @@ _ALL = (
         "hybrid dilated paper, Tables VI to VIII: one mask per image over all ratios, 8-bit RGB, L1 in percent",
         columns=_composite("rounded", ssim="ssim_gaussian_valid", psnr="psnr_rgb", l1="l1_rgb"),
         pairing="one_mask",
-        bins=_SIX,
         images={"celeba-hq": 3_000, "places2": 2_000, "psv": 100},
         mask_kinds=_NVIDIA,
     ),

@@ -106,3 +106,16 @@ def test_settings_of_filling_have_no_effect_here_and_are_refused(folders):
         request(folders, progressive=True)
     with pytest.raises(ValueError, match="size has no effect on finished images"):
         request(folders, size=64)
+
+
+def test_a_mask_of_the_other_polarity_among_right_ones_is_found_by_where_the_fill_differs(folders):
+    mask = folders / "masks" / "photo-02.png"
+    Image.fromarray(255 - np.asarray(Image.open(mask))).save(mask)
+    with pytest.raises(EvaluationError, match=r"photo-02.png: with --hole white .* outside the hole and 0.0 inside"):
+        run_job(request(folders))
+    assert not (folders / "root").exists()
+
+
+def test_a_device_that_is_none_is_refused(folders):
+    with pytest.raises(EvaluationError, match="--device tpu: expected cpu or cuda"):
+        run_job(request(folders).model_copy(update={"device": "tpu"}))
