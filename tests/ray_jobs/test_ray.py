@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from inpaint import checkpoints, storage
-from ray_jobs.kills import KILLS, workers_of
+from ray_jobs.kills import KILLS, below, workers_of
 from ray_jobs.session import PlainSession
 from ray_jobs.soak import slow_s3, soak
 from ray_jobs.toy import toy_run
@@ -122,6 +122,28 @@ def test_each_kind_of_kill_is_survived_byte_for_byte_in_an_object_store(monkeypa
     assert found["kills"] == {kill.what: 1 for kill in KILLS.values()}
     assert found["in_uploads"] >= 1
     assert found["equal"] == {"history": True, "weights": True}
+
+
+@pytest.mark.slow
+def test_nothing_is_left_of_a_run_whose_driver_is_killed_and_the_next_start_need_not_wait(root):
+    run = toy_run(root, "alone", "stages.gan.steps=100000", "checkpoints.every=5")
+    driver = start(run, root)
+    wait_for(lambda: checkpoints.latest(run.url), driver)
+    processes = below(driver.pid)
+    driver.kill()
+    driver.communicate()
+    killed = time.monotonic()
+    while any(os.path.exists(f"/proc/{pid}") for pid in processes) and time.monotonic() < killed + 30:
+        time.sleep(0.05)
+
+    assert len(processes) > 8  # the attempt, Ray's control store, raylet, controller, workers, ...
+    assert [pid for pid in processes if os.path.exists(f"/proc/{pid}")] == []
+    step = checkpoints.latest(run.url).step
+    again = start(run, root)
+    wait_for(lambda: checkpoints.latest(run.url).step > step, again)
+    again.terminate()
+    _, err = again.communicate(timeout=START_SECONDS)
+    assert "watching whether it is alive" not in err  # the lease of a process that is gone is free
 
 
 @pytest.mark.slow

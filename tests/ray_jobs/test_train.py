@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
 import pytest
 
@@ -163,6 +164,36 @@ def test_a_wish_to_stop_reaches_the_process_of_the_attempt(stand_in):
         wish.number = signal.SIGINT
 
     assert stand_in(script).make_apart(ask, wish, lambda: False) == {"step": 5}
+
+
+class Channel:
+    """Workers that say two things and heed nothing."""
+
+    def __init__(self):
+        self.asked = []
+
+    def progress(self):
+        return {"step": 3}
+
+    def noted(self, number):
+        return ["first", "second"][number] if number < 2 else None
+
+    def ask_to_stop(self, reason):
+        self.asked.append(reason)
+
+
+def test_workers_that_do_not_stop_when_asked_are_ended_after_the_grace_period(root, monkeypatch):
+    monkeypatch.setattr(attempt, "GRACE_SECONDS", 0.2)
+    channel, said, wish = Channel(), [], StopSignal()
+    wish.number = signal.SIGTERM
+    endless = types.SimpleNamespace(wait=lambda seconds: time.sleep(0.02))
+
+    with pytest.raises(TrainingError, match="endless did not stop within 0 s and was ended; its last checkpoint is"):
+        attempt._watch(toy_run(root, "endless"), endless, channel, lambda *word: said.append(word), wish)
+
+    assert channel.asked == ["stopped"]
+    assert said[:3] == [("progress", {"step": 3}), ("note", "first"), ("note", "second")]
+    assert len(said) == 4  # and that it stops; nothing is said twice
 
 
 def test_an_attempt_of_a_driver_that_lost_its_lease_is_ended(stand_in):
