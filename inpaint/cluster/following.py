@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -158,7 +159,8 @@ def read_logs(cluster: Cluster, job: Object, *, tail_lines: int | None = None) -
         if text.strip():
             yield from text.splitlines()
             return
-    yield from stored_logs((job["metadata"].get("annotations") or {}).get(URL, ""), job["metadata"]["name"])
+    stored = stored_logs((job["metadata"].get("annotations") or {}).get(URL, ""), job["metadata"]["name"])
+    yield from deque(stored, tail_lines) if tail_lines else stored
 
 
 def stored_logs(url: str, name: str) -> Iterator[str]:

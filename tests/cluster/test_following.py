@@ -66,6 +66,7 @@ def test_logs_fall_back_to_the_head_and_then_to_the_store(api, cluster, job, sto
     (store / "logs").mkdir(parents=True)
     (store / "logs" / "driver-0.log").write_text("from the store\n")
     assert list(read_logs(cluster, job))[1:] == ["from the store"]
+    assert list(read_logs(cluster, job, tail_lines=1)) == ["from the store"]
 
 
 def test_following_goes_on_after_a_cut_and_in_a_new_submitter_without_repeating(api, cluster, job):
