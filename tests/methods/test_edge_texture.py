@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 from inpaint.config import load_run
 from inpaint.errors import ConfigError, ShapeError
+from inpaint.evaluation.published import published_tables
 from inpaint.imaging import Batch
 from inpaint.inference import fill
 from inpaint.losses import adversarial, perceptual
@@ -319,6 +320,28 @@ def test_every_update_is_rehearsed_so_that_no_rank_searches_for_unused_parameter
 
     assert set(found) == {(s, u) for s in ("edge", "texture", "joint") for u in ("discriminator", "generator")}
     assert all(update.all_reached for update in found.values())
+
+
+def test_the_papers_own_row_leads_all_its_cells_by_the_known_margins():
+    tables = published_tables()
+    leads, seconds = {}, {}
+    for name in ("dina_table1", "dina_table2"):
+        cells = {}
+        for number in tables[name].numbers:
+            cells.setdefault((number.bin, number.metric), {})[number.label] = float(number.printed)
+        for cell, values in cells.items():
+            ours = values.pop("Ours")
+            second = max(values, key=values.get)
+            leads[name, *cell], seconds[name, *cell] = ours - values[second], second
+
+    assert len(leads) == 24
+    assert min(leads.values()) > 0
+    smallest = {metric: min((k for k in leads if k[2] == metric), key=leads.get) for metric in ("psnr", "ssim")}
+    assert smallest == {"psnr": ("dina_table2", "1-10", "psnr"), "ssim": ("dina_table1", "1-10", "ssim")}
+    assert [round(leads[smallest[metric]], 3) for metric in ("psnr", "ssim")] == [0.39, 0.002]
+    assert [seconds[smallest[metric]] for metric in ("psnr", "ssim")] == ["MADF", "GC"]
+    for bin_name in ("40-50", "50-60"):
+        assert seconds["dina_table1", bin_name, "psnr"] == "EC"
 
 
 @pytest.mark.slow
