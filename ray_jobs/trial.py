@@ -7,10 +7,8 @@ holes.
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Mapping
-from functools import lru_cache
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import ray
@@ -24,11 +22,14 @@ from inpaint.config.run import RunConfig
 from inpaint.config.sweep import SweepConfig
 from inpaint.errors import ClusterError, InpaintError, StorageError
 from inpaint.evaluation import TrainingEvaluator
+from inpaint.methods.base import Method
 from inpaint.nn.features import load_features
 from inpaint.nn.remembering import RememberingFeatures
 from inpaint.sweep.halving import Halving
 from inpaint.sweep.trials import Record, Trial, run_of, sweep_url, write_record
 from inpaint.training import NotFiniteError
+from inpaint.training.plan import check_plan
+from inpaint.training.rehearsal import Rehearsals, rehearse
 from ray_jobs.lease import Lease, LeaseLostError, check_holder
 from ray_jobs.stopping import STOP_MARK, StopMark, stop_is_asked
 from ray_jobs.train import run_training
@@ -88,6 +89,7 @@ def _here(run: RunConfig, session: TrialSession) -> dict[str, Any]:
             may_write=lambda: check_holder(run.url, lease.holder),
             features=kept_features,
             evaluator=kept_evaluator,
+            rehearsals=kept_rehearsals,
         )
 
 
@@ -96,46 +98,46 @@ def _is_divergence(error: InpaintError) -> bool:
     return isinstance(error, NotFiniteError) or "is not finite" in str(error)
 
 
+_kept: dict[str, tuple[Any, Any]] = {}  # kind → what decides about it, and the newest one
+
+
+def _keep(kind: str, needed: Any, make: Callable[[], Any]) -> Any:
+    """What `make` gives, or gave before for the same needs."""
+    if _kept.get(kind, (None,))[0] != needed:
+        _kept[kind] = (needed, make())
+    return _kept[kind][1]
+
+
 def kept_features(run: RunConfig) -> dict[str, nn.Module]:
-    """The frozen feature networks of a run, the same objects for every run that needs the same ones."""
+    """The frozen feature networks of a run, the same objects for every run that needs the same ones.
+
+    They remember true images, except under a compiler, which cannot look at what an image holds.
+    """
     training = run.training
-    needed = [run.feature_weights.model_dump_json(), getattr(run.method, "vgg_input", "raw"), run.total_steps]
-    needed += [run.method.feature_networks(), training.compile, training.cuda_graphs]
-    return _features(json.dumps(needed), _Hidden(run))
+    compiled = training.compile or training.cuda_graphs
+    settings = (getattr(run.method, "vgg_input", "raw"), run.method.feature_networks(), run.total_steps, compiled)
+
+    def make() -> dict[str, nn.Module]:
+        found = load_features(run)
+        if compiled:
+            return found
+        return {name: RememberingFeatures(network, calls=run.total_steps) for name, network in found.items()}
+
+    return _keep("features", (run.feature_weights, settings), make)
 
 
 def kept_evaluator(run: RunConfig, device: torch.device) -> TrainingEvaluator:
     """The evaluator of a run, the same object, with its decoded photographs, for runs that are scored on the same."""
-    needed = [run.evaluation.model_dump_json(), run.holes.model_dump_json(), run.held_out_url, run.data.dataset]
-    return _evaluator(json.dumps([*needed, run.data.image_size, str(device)]), _Hidden(run), device)
+    needed = (run.evaluation, run.holes, run.held_out_url, run.data.dataset, run.data.image_size, device)
+    return _keep("evaluator", needed, lambda: TrainingEvaluator(run, device))
 
 
-class _Hidden:
-    """A run beside the key that says what matters of it: equal to any other, so that only the key is compared."""
-
-    def __init__(self, run: RunConfig) -> None:
-        self.run = run
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Hidden)
-
-    def __hash__(self) -> int:
-        return 0
-
-
-@lru_cache(maxsize=1)
-def _features(key: str, hidden: _Hidden) -> dict[str, nn.Module]:
-    """Not remembered under a compiler, which cannot look at what an image holds."""
-    run = hidden.run
-    found = load_features(run)
-    if run.training.compile or run.training.cuda_graphs:
-        return found
-    return {name: RememberingFeatures(network, calls=run.total_steps) for name, network in found.items()}
-
-
-@lru_cache(maxsize=1)
-def _evaluator(key: str, hidden: _Hidden, device: torch.device) -> TrainingEvaluator:
-    return TrainingEvaluator(hidden.run, device)
+def kept_rehearsals(run: RunConfig, method: Method) -> Rehearsals:
+    """What a rehearsal of the run's stages showed; the same for methods that differ in the sizes of weights only."""
+    plan = check_plan(method)
+    active = [[stage.name, *(sorted(update.active()) for update in stage.updates)] for stage in plan]
+    networks = run.method.model_dump(exclude={"weights"})
+    return _keep("rehearsals", (networks, active), lambda: rehearse(method, plan))
 
 
 class TrialSession:

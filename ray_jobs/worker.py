@@ -22,11 +22,13 @@ from inpaint.errors import ConfigError, TrainingError
 from inpaint.evaluation import TrainingEvaluator
 from inpaint.imaging import Batch
 from inpaint.methods import build_method
+from inpaint.methods.base import Method
 from inpaint.nn.features import load_features
 from inpaint.tracking import Tracker
 from inpaint.training import NotFiniteError, Trainer
 from inpaint.training.distributed import copy_from_first
 from inpaint.training.health import look
+from inpaint.training.rehearsal import Rehearsals
 from inpaint.training.samples import sample_grid
 from ray_jobs.resuming import Position, remember_rollback, resume, settle, warm_start
 from ray_jobs.session import Session
@@ -46,6 +48,7 @@ def train(
     may_write: Callable[[], None] = lambda: None,
     features: Callable[[RunConfig], dict[str, nn.Module]] = load_features,
     evaluator: Callable[[RunConfig, torch.device], TrainingEvaluator] = TrainingEvaluator,
+    rehearsals: Callable[[RunConfig, Method], Rehearsals | None] = lambda run, method: None,
 ) -> dict[str, Any]:
     """Train a run from where it stands to its end, or until asked to stop.
 
@@ -56,6 +59,7 @@ def train(
         may_write: called before a checkpoint is made valid; raises when this process has lost the run.
         features: gives the frozen feature networks; a process that trains many runs keeps them between two.
         evaluator: gives the run's evaluator; likewise.
+        rehearsals: gives what the method's rehearsal showed, where it is known; likewise.
 
     Returns:
         "step", "reason" (finished, stopped or preempted), and the newest scores.
@@ -64,7 +68,7 @@ def train(
         InpaintError: training cannot go on; the newest checkpoint is whole.
     """
     with ExitStack() as stack:
-        return _Worker(run, session, stack, provenance or {}, may_write, features, evaluator).work()
+        return _Worker(run, session, stack, provenance or {}, may_write, features, evaluator, rehearsals).work()
 
 
 class _Worker:
@@ -79,14 +83,16 @@ class _Worker:
         may_write: Callable[[], None],
         features: Callable[[RunConfig], dict[str, nn.Module]],
         evaluator: Callable[[RunConfig, torch.device], TrainingEvaluator],
+        rehearsals: Callable[[RunConfig, Method], Rehearsals | None],
     ) -> None:
         self.run, self.session, self.may_write = run, session, may_write
         self.chief = session.rank == 0
         torch.manual_seed(run.seed)
         method = build_method(run, features(run))
         self.trainer = Trainer(
-            method, run.training, seed=run.seed, device=session.device, rank=session.rank, world_size=session.world_size
-        )
+            method, run.training, seed=run.seed, device=session.device, rank=session.rank,
+            world_size=session.world_size, rehearsals=rehearsals(run, method),
+        )  # fmt: skip
         self.method = method
         self.evaluate = evaluator(run, session.device)
         self.restored = resume(run, self.trainer, session)

@@ -1,23 +1,22 @@
 """A sweep's throughput against the straightforward way: a fresh `inpaint train` process per trial, as many at a time.
 
-The trials are the first of ISNet's loss-weight search under its `tiny` budget, on drawn pictures, with random feature
-weights. Both ways are started from the command line and pay for all of their own start; half of the processes run
-before the sweep and half after it, so that a busy neighbour slows both.
+The trials are the first of ISNet's loss-weight search under its `tiny` budget (30 steps of 4 images at 32 pixels), on
+drawn pictures, with random feature weights. Both ways are started from the command line and pay for all of their own
+start; half of the processes run before the sweep and half after it, so that a busy neighbour slows both. CPU time is
+beside wall time, because it hardly depends on neighbours.
 """
 
 from __future__ import annotations
 
-import json
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from inpaint.bench.processes import run_together
 from inpaint.config.run import RunConfig
 from inpaint.config.sweep import SweepConfig, load_sweep
 from inpaint.errors import TrainingError
@@ -46,8 +45,9 @@ def measure_sweep(
         write_shards: puts the data the trials train on under a root.
 
     Returns:
-        "sweep_seconds" and "alone_seconds" (wall, all trials), "sweep_per_hour" and "alone_per_hour", "ratio",
-        "in_trials" and "in_steps" (shares of the sweep's slots that trials, and their steps alone, filled).
+        "sweep" and "alone": "seconds" (wall, all trials), "cpu_seconds" (of a trial), "per_hour" (trials); "ratio" of
+        trials per hour, "cpu_ratio"; "in_trials" and "in_steps" (shares of the sweep's slots that trials, and their
+        steps alone, filled).
 
     Raises:
         TrainingError: a trial of either way did not finish.
@@ -58,45 +58,54 @@ def measure_sweep(
         sweep = load_sweep(path)
         runs = [run_of(sweep, trial, root=f"{root}/alone") for trial in planned(sweep)[:alone]]
         runs = [_reading(run, root) for run in runs]
-        alone_seconds = _all_alone(runs[: alone // 2], root, concurrent)
-        sweep_seconds = _swept(path, root)
-        alone_seconds += _all_alone(runs[alone // 2 :], root, concurrent)
+        before = _all_alone(runs[: alone // 2], root, concurrent)
+        swept = run_together([_command("sweep", "run", path, "--root", root)])
+        after = _all_alone(runs[alone // 2 :], root, concurrent)
         records = read_records(sweep.name, root=root)
-    return _figures(sweep, records, sweep_seconds, alone_seconds, alone, concurrent)
+    both = (before[0] + after[0], before[1] + after[1])
+    return _figures(sweep, records, _cost(*swept, trials=trials), _cost(*both, trials=alone), concurrent)
 
 
 def report(results: dict[str, Any]) -> list[str]:
     """Lines for a person."""
+    sweep, alone = results["sweep"], results["alone"]
     return [
-        f"{results['trials']} trials of {results['steps']} steps, {results['concurrent']} at a time, with Ray's start",
-        f"one sweep                   {results['sweep_per_hour']:7.0f} trials/hour ({results['sweep_seconds']:.0f} s)",
-        f"a process per trial         {results['alone_per_hour']:7.0f} trials/hour "
-        f"({results['alone_seconds']:.0f} s for {results['alone']})",
-        f"ratio                       {results['ratio']:7.2f} (floor {FLOOR:g})",
-        f"share of the sweep's time   {results['in_trials']:7.1%} in trials, {results['in_steps']:.1%} in their steps",
+        f"{sweep['trials']} trials of {results['steps']} steps, {results['concurrent']} at a time, with Ray's start",
+        "                            trials/hour   wall s   CPU s per trial",
+        f"one sweep                   {sweep['per_hour']:11.0f} {sweep['seconds']:8.0f} {sweep['cpu_seconds']:17.1f}",
+        f"a process per trial ({alone['trials']:2d})    {alone['per_hour']:11.0f} {alone['seconds']:8.0f} "
+        f"{alone['cpu_seconds']:17.1f}",
+        f"ratio                       {results['ratio']:11.2f} {'':8} {results['cpu_ratio']:17.2f}  (floor {FLOOR:g})",
+        f"share of the sweep's time   {results['in_trials']:11.1%} in trials, {results['in_steps']:.1%} in their steps",
     ]
 
 
+def _cost(seconds: float, cpu_seconds: float, *, trials: int) -> dict[str, float]:
+    return {
+        "trials": trials,
+        "seconds": seconds,
+        "per_hour": 3600 * trials / seconds,
+        "cpu_seconds": cpu_seconds / trials,
+    }
+
+
 def _figures(
-    sweep: SweepConfig, records: dict[str, Record], sweep_seconds: float, alone_seconds: float, alone: int,
-    concurrent: int,
-) -> dict[str, Any]:  # fmt: skip
+    sweep: SweepConfig, records: dict[str, Record], swept: dict[str, float], alone: dict[str, float], concurrent: int
+) -> dict[str, Any]:
     unfinished = [record for record in records.values() if record.status != "finished"]
     if unfinished or len(records) != sweep.trials:
         raise TrainingError(f"{len(records)} of {sweep.trials} trials have records, {len(unfinished)} not finished")
     run = run_of(sweep, planned(sweep)[0], root="nowhere")
     images = run.total_steps * run.training.global_batch
     in_steps = sum(images / record.metrics["images_per_second"] for record in records.values())
-    slots = sweep_seconds * concurrent
-    found = {"sweep_per_hour": 3600 * len(records) / sweep_seconds, "alone_per_hour": 3600 * alone / alone_seconds}
-    return found | {
-        "trials": len(records),
+    slots = swept["seconds"] * concurrent
+    return {
         "steps": run.total_steps,
-        "alone": alone,
         "concurrent": concurrent,
-        "sweep_seconds": sweep_seconds,
-        "alone_seconds": alone_seconds,
-        "ratio": found["sweep_per_hour"] / found["alone_per_hour"],
+        "sweep": swept,
+        "alone": alone,
+        "ratio": swept["per_hour"] / alone["per_hour"],
+        "cpu_ratio": alone["cpu_seconds"] / swept["cpu_seconds"] if swept["cpu_seconds"] else 0.0,
         "in_trials": sum(record.seconds for record in records.values()) / slots,
         "in_steps": in_steps / slots,
     }
@@ -113,25 +122,19 @@ def _write_definition(root: str, *assignments: str, steps: int | None) -> str:
     return str(path)
 
 
-def _swept(path: str, root: str) -> float:
-    """Wall seconds of the sweep in a process of its own."""
-    began = time.monotonic()
-    _finish(_start("sweep", "run", path, "--root", root, "--json"))
-    return time.monotonic() - began
-
-
-def _all_alone(runs: list[RunConfig], folder: str, concurrent: int) -> float:
-    """Wall seconds of a process per run, so many at a time."""
-    began = time.monotonic()
+def _all_alone(runs: list[RunConfig], folder: str, concurrent: int) -> tuple[float, float]:
+    """Wall and CPU seconds of a process per run, so many at a time."""
+    costs = []
     for first in range(0, len(runs), concurrent):
-        started = []
-        for run in runs[first : first + concurrent]:
-            path = Path(folder) / f"{run.name}.yaml"
-            path.write_text(yaml.safe_dump(run.to_dict()))
-            started.append(_start("train", str(path), "--json"))
-        for process in started:
-            _finish(process)
-    return time.monotonic() - began
+        paths = [_write_run(run, folder) for run in runs[first : first + concurrent]]
+        costs.append(run_together([_command("train", path) for path in paths]))
+    return sum(seconds for seconds, _ in costs), sum(cpu for _, cpu in costs)
+
+
+def _write_run(run: RunConfig, folder: str) -> str:
+    path = Path(folder) / f"{run.name}.yaml"
+    path.write_text(yaml.safe_dump(run.to_dict()))
+    return str(path)
 
 
 def _reading(run: RunConfig, root: str) -> RunConfig:
@@ -140,13 +143,5 @@ def _reading(run: RunConfig, root: str) -> RunConfig:
     return run.model_copy(update={"data": run.data.model_copy(update=shards)})
 
 
-def _start(*words: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "inpaint", *words]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def _finish(process: subprocess.Popen[str]) -> dict[str, Any]:
-    out, err = process.communicate()
-    if process.returncode:
-        raise TrainingError(f"{' '.join(process.args[2:5])} failed: {err.strip().splitlines()[-1]}")  # type: ignore
-    return json.loads(out.splitlines()[-1])
+def _command(*words: str) -> list[str]:
+    return [sys.executable, "-m", "inpaint", *words]

@@ -149,7 +149,7 @@ class SweepConfig(Strict):
     scheduler: Annotated[FixedBudget | ASHA, Field(discriminator="kind")] = FixedBudget()
     seeds: tuple[int, ...] = (0,)
     concurrent: int | None = Field(None, gt=0)  # trials at a time; None = as many as the cluster holds
-    published: str | None = None  # a published table whose rows the points are
+    published: tuple[str, ...] = ()  # tables whose rows the points are; "Table 1, row 3" in a label says which
 
     @field_validator("name")
     @classmethod

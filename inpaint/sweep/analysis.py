@@ -12,6 +12,7 @@ from inpaint.config.sweep import LogUniform, SweepConfig
 from inpaint.sweep.trials import Record
 
 RESAMPLES = 2000
+LOOKS = ("lpips_alex", "lpips_vgg", "lpips_squeeze", "health/checkerboard", "health/seam_error")
 
 
 @dataclass(frozen=True)
@@ -65,9 +66,9 @@ def importance(records: Mapping[str, Record], sweep: SweepConfig) -> dict[str, f
     found: dict[str, float] = {}
     for path in sweep.vary:
         pairs = [(r.values[path], r.metrics[sweep.metric]) for r in trials if _is_number(r.values.get(path))]
-        correlation = spearman(*zip(*pairs, strict=True)) if len(pairs) >= 3 else None
-        if correlation:
-            found[path] = abs(correlation.value)
+        values = np.array(pairs, dtype=float).T
+        if len(pairs) >= 3 and np.ptp(values, axis=1).min() > 0:
+            found[path] = abs(_rank_correlation(values))
     return dict(sorted(found.items(), key=lambda item: -item[1]))
 
 
@@ -83,6 +84,19 @@ def pareto_front(records: Mapping[str, Record], metrics: Mapping[str, str]) -> l
     points = {r.id: [_oriented(r.metrics[m], way) for m, way in metrics.items()] for r in trials}
     front = [r for r in trials if not any(_beats(points[o.id], points[r.id]) for o in trials)]
     return sorted(front, key=lambda r: _oriented(r.metrics[first], metrics[first]), reverse=True)
+
+
+def looks_in(records: Mapping[str, Record]) -> list[str]:
+    """What was logged of how fills look, smaller is better: LPIPS first, then artefacts."""
+    known = {metric for record in records.values() for metric in record.metrics}
+    return [metric for metric in LOOKS if metric in known]
+
+
+def compared(sweep: SweepConfig, records: Mapping[str, Record]) -> dict[str, str]:
+    """The sweep's metric and what stands for the look, or its second metric where nothing of the look was logged."""
+    others = {metric: "min" for metric in looks_in(records) if metric != sweep.metric}
+    others |= {metric: way for metric, way in sweep.metrics.items() if metric != sweep.metric}
+    return {sweep.metric: sweep.metrics[sweep.metric], **dict(list(others.items())[:1])}
 
 
 def spread(records: Mapping[str, Record], metric: str) -> dict[str, tuple[float, float, int]]:

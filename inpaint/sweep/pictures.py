@@ -12,7 +12,7 @@ from inpaint.checkpoints import latest, load_method
 from inpaint.evaluation.pictures import choose, open_pictures, square
 from inpaint.imaging import composite, to_float, to_pixels
 from inpaint.masks import make_holes
-from inpaint.sweep.analysis import pareto_front, ranked
+from inpaint.sweep.analysis import compared, pareto_front, ranked
 from inpaint.sweep.trials import read_records, recorded, sweep_url
 
 IMAGES = 4
@@ -26,7 +26,7 @@ def front_pictures(name: str, *, root: str) -> Mapping[str, Mapping[str, np.ndar
     The trials are those of the Pareto front, then the best ones, up to six.
     """
     sweep, records = recorded(name, root=root), read_records(name, root=root)
-    chosen = [*pareto_front(records, sweep.metrics), *ranked(records, sweep)]
+    chosen = [*pareto_front(records, compared(sweep, records)), *ranked(records, sweep)]
     shown: dict[str, Mapping[str, np.ndarray]] = {}
     for record in dict.fromkeys(r.id for r in chosen):
         if len(shown) == TRIALS:

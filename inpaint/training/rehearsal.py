@@ -35,7 +35,10 @@ class Rehearsal:
     through_forward: bool = True
 
 
-def rehearse(method: Method, stages: tuple[Stage, ...]) -> dict[tuple[str, str], Rehearsal]:
+Rehearsals = Mapping[tuple[str, str], Rehearsal]  # by stage and update
+
+
+def rehearse(method: Method, stages: tuple[Stage, ...]) -> Rehearsals:
     """Run every loss once on the meta device, check its terms, and report per (stage, update) what it showed.
 
     Raises:

@@ -31,7 +31,7 @@ from inpaint.training.finite import NotFiniteError
 from inpaint.training.plan import check_plan
 from inpaint.training.precision import policy
 from inpaint.training.recomputing import blocks_of
-from inpaint.training.rehearsal import rehearse
+from inpaint.training.rehearsal import Rehearsals, rehearse
 from inpaint.training.stage_run import StageRun
 
 
@@ -75,6 +75,7 @@ class Trainer:
         device: where to train.
         rank: of this worker.
         world_size: how many workers; with more than one the default process group must exist.
+        rehearsals: what a method of the same networks and terms showed before; rehearsed now when None.
 
     Raises:
         PlanError: the method's stages contradict themselves; names stage, update and network or term.
@@ -90,13 +91,14 @@ class Trainer:
         device: torch.device | str = "cpu",
         rank: int = 0,
         world_size: int = 1,
+        rehearsals: Rehearsals | None = None,
     ) -> None:
         self.method, self.config, self.seed = method, config, seed
         self.device, self.rank, self.world_size = torch.device(device), rank, world_size
         self.plan = check_plan(method)
         self._check_settings()
         check_group(rank, world_size)
-        self.rehearsals = rehearse(method, self.plan)
+        self.rehearsals = rehearse(method, self.plan) if rehearsals is None else rehearsals
         self.memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
         method.to(self.device)
         if config.channels_last:

@@ -8,7 +8,8 @@ from scipy.stats import spearmanr
 
 from inpaint.config.sweep import load_sweep
 from inpaint.sweep.analysis import axis_of, importance, pareto_front, ranked, spearman, spread
-from inpaint.sweep.report import rank_agreement, report_sweep
+from inpaint.sweep.blocks import rank_agreement
+from inpaint.sweep.report import report_sweep
 from inpaint.sweep.trials import Record, begin, planned, write_record
 
 PRINTED_PSNR = [24.06, 23.68, 22.65, 23.13, 23.60, 23.45, 23.88, 21.99, 22.92, 23.01]  # ISNet, Table 1
@@ -40,7 +41,7 @@ def test_rank_correlation_of_two_pairs_or_of_a_constant_does_not_exist():
 
 def test_scores_in_the_printed_order_agree_fully_with_the_paper(sweep):
     records = made(sweep, [{"psnr": score - 3, "l1": 5.0} for score in PRINTED_PSNR])
-    found = rank_agreement(sweep, records, "psnr")
+    found = rank_agreement("isnet_table1", records, "psnr")
     assert found.value == pytest.approx(1.0)
     assert found.n == 10
 
@@ -92,3 +93,48 @@ def test_random_feature_weights_are_marked_in_the_report(tmp_path):
     sweep = load_sweep("isnet-loss-weights", budget="tiny", assignments=["settings.feature_weights.vgg19=random"])
     begin(sweep, root=str(tmp_path))
     assert "RANDOM weights" in report_sweep(sweep.name, root=str(tmp_path)).markdown
+
+
+def test_the_design_study_is_laid_beside_both_of_its_tables(tmp_path):
+    sweep = load_sweep("isnet-design", budget="tiny", assignments=["settings.data.dataset=photos"])
+    begin(sweep, root=str(tmp_path))
+    for record in made(sweep, [{"psnr": 20.0 + n, "ssim": 0.5, "l1": 5.0} for n in range(7)]).values():
+        write_record(sweep, record, root=str(tmp_path))
+    text = report_sweep(sweep.name, root=str(tmp_path)).markdown
+    seven, eight = (text[text.index(f"## Table {n}, ") :].split("\n## ")[0] for n in (7, 8))
+    assert "| 1 | unet | 4 |" in seven
+    assert "| 1 | isnet | 1 |" in eight
+    assert "| 4 | isnet | 4 |" in seven
+    assert "| 4 | isnet | 4 |" in eight  # the same trial
+
+
+def test_a_row_tried_with_several_seeds_is_shown_as_mean_and_deviation(tmp_path):
+    sweep = load_sweep(
+        "isnet-ablation", budget="tiny", assignments=["settings.data.dataset=photos", "seeds=[0, 1]", "trials=7"]
+    )
+    begin(sweep, root=str(tmp_path))
+    for record in made(sweep, [{"psnr": psnr, "l1": 5.0} for psnr in (20.0, 22.0, 18.0, 18.0)]).values():
+        write_record(sweep, record, root=str(tmp_path))
+    text = report_sweep(sweep.name, root=str(tmp_path)).markdown
+    assert "| 21 ± 1.4 |" in text  # sqrt(2)
+    assert "| Table 2, row 1 | 21 | 1.4 | 2 |" in text
+
+
+def test_the_report_shows_where_score_and_look_disagree(sweep, tmp_path):
+    """PSNR 20 to 29; LPIPS best in the middle, so the front is the middle and what scores higher."""
+    begin(sweep, root=str(tmp_path))
+    scores = [
+        {"psnr": 20.0 + n, "l1": 5.0, "lpips_squeeze": 0.1 + 0.01 * abs(n - 6), "health/seam_error": 0.1 * n,
+         "generator/style": 0.5, "health/share/generator/style": 0.25, "data/samples": 3.0}
+        for n in range(10)
+    ]  # fmt: skip
+    for record in made(sweep, scores).values():
+        write_record(sweep, record, root=str(tmp_path))
+    text = report_sweep(sweep.name, root=str(tmp_path)).markdown
+    front = text[text.index("## Pareto front of psnr and lpips_squeeze") :].split("\n## ")[0]
+    assert [line.split(" | ")[1] for line in front.splitlines()[2:] if line.startswith("| 0")] == [
+        f"Table 1, row {row}" for row in (10, 9, 8, 7)
+    ]
+    assert "Spearman's rank correlation of psnr with health/seam_error: +1.00" in text
+    assert "| 000 | Table 1, row 1 | 0.5 | 25.0% |" in text  # raw magnitude and share, nothing of the data
+    assert "data/samples" not in text
