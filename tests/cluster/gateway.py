@@ -24,7 +24,7 @@ def start(core, namespace, image):
         "name": NAME, "image": image, "securityContext": context, "ports": [{"containerPort": PORT}],
         "command": ["moto_server", "-H", "0.0.0.0", "-p", str(PORT)],
         "env": [{"name": "HOME", "value": "/tmp"}],
-        "resources": {side: {"cpu": "200m", "memory": "1Gi"} for side in ("requests", "limits")},
+        "resources": {side: {"cpu": "100m", "memory": "512Mi"} for side in ("requests", "limits")},
         "readinessProbe": {"tcpSocket": {"port": PORT}, "periodSeconds": 2},
         "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}],
     }  # fmt: skip

@@ -4,7 +4,7 @@
 
 It uses whatever KUBECONFIG points at, and no GPU. Everything runs in a namespace of its own with PodSecurity
 `restricted`; runs are submitted with the token of the chart's submitter account and no more rights than that. It takes
-about half an hour, and is skipped, with the reason, unless `-m cluster` asks for it.
+about half an hour on two free cores with 8 GB, and is skipped, with the reason, unless `-m cluster` asks for it.
 
     INPAINT_LIVE_IMAGE      name:tag of the image; the chart's own when unset
     INPAINT_LIVE_ROOT       s3://bucket/prefix that this machine and pods reach, with AWS_ACCESS_KEY_ID and
@@ -97,13 +97,13 @@ def values(store):
     root, s3 = store
     image, _, tag = IMAGE.rpartition(":")
     site = os.environ.get("INPAINT_LIVE_VALUES")
-    shape = {"cpus": 2, "memory": "4Gi", "shm": "512Mi", "maxReplicas": 2, "cache": {"size": "5Gi"}}
+    shape = {"cpus": 1, "memory": "3Gi", "shm": "512Mi", "maxReplicas": 2, "cache": {"size": "2Gi"}}
     small = {
         "image": {"repository": image, "tag": tag},
         "store": {"root": root},
         "s3": s3,
-        "head": {"cpus": 1, "memory": "4Gi", "shm": "256Mi"},
-        "submitter": {"cpus": 0.2, "memory": "512Mi"},
+        "head": {"cpus": 0.5, "memory": "2560Mi", "shm": "256Mi"},
+        "submitter": {"cpus": 0.1, "memory": "512Mi"},
         "workerGroups": {"gpu": None, "gpu-spot": None, "cpu": shape},
         "retention": {"succeededSeconds": 30, "failedSeconds": 120},
         "shutdown": {"drainSeconds": 15, "checkpointSeconds": 15},
@@ -199,7 +199,7 @@ def test_an_impossible_run_says_why_it_is_stuck(namespace, shards, helm, values)
     name = f"live-{uuid.uuid4().hex[:6]}"
     giant = merge(values, {"workerGroups": {"giant": {"cpus": 4000, "memory": "4Ti", "shm": "1Gi"}}})
     helm.upgrade(str(CHART), "live", giant, namespace=namespace, timeout=120)
-    cli("submit", "train", "tiny", "--name", name, "-n", namespace, "--group", "giant", *sets("data.cache_gib=1"))
+    cli("submit", "train", "tiny", "--name", name, "-n", namespace, "--group", "giant", *sets())
     held = until(lambda: " ".join(shown(name, namespace)["holds"]), 5 * MINUTES)
     assert "unschedulable" in held
     cli("stop", name, "-n", namespace)
@@ -242,7 +242,9 @@ def cli(*words, fails=False):
 
 
 def sets(*assignments):
-    return [word for assignment in assignments for word in ("--set", assignment)] + ["--set", "data.cache_gib=1"]
+    """Two ranks that share the one core of one pod."""
+    small = ("data.cache_gib=1", "resources.cpus_per_worker=0.5")
+    return [word for assignment in (*assignments, *small) for word in ("--set", assignment)]
 
 
 def settings(steps, every):
