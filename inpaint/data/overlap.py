@@ -3,7 +3,8 @@
 A picture's fingerprint comes from the luma of its centred square, reduced to 32x32: 64 signs of its lowest spatial
 frequencies (a perceptual hash in the manner of pHash), and a 16x16 thumbnail. Saving, resizing and brightening change
 few of the signs. Aligned faces share many, so pairs that the hash proposes must also agree as thumbnails. Mirrored
-copies count: training mirrors its images.
+copies count: training mirrors its images. Of copies that lost 2 % at every side five in six are found, of those that
+lost 4 % one in four.
 """
 
 from __future__ import annotations
@@ -29,11 +30,11 @@ LUMA = 32  # side of the reduced luma
 SIGNS = 8  # side of the block of low frequencies
 THUMBNAIL = 16
 MOST_SIGNS = 10  # of 64 that may differ
-LEAST_CORRELATION = 0.97  # of the thumbnails
+LEAST_CORRELATION = 0.95  # of the thumbnails; no two of 227,000 pairs of other aligned faces reach 0.93
 FLAT = 2.0  # levels of standard deviation below which a picture has no features to compare
 BLOCK = 2048  # pictures of one set compared at a time
 THREADS = 4
-VERSION = 1  # of the fingerprint
+VERSION = 2  # of the fingerprint and of what counts as the same
 
 Progress = Callable[[int], None]
 
