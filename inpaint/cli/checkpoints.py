@@ -112,9 +112,11 @@ def _print_table(url: str, found: list[Any], stages: list[str]) -> None:
     from rich.table import Table
 
     metrics = sorted({name for info in found for name in info.metrics if "/" not in name and "@" not in name})
-    table = Table(title=url)
-    for column in ("step", "stage", "MB", *metrics):
-        table.add_column(column, justify="right")
+    table = Table(title=url, box=None, padding=(0, 1))
+    for column in ("step", "stage", "MB"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for metric in metrics:
+        table.add_column(metric.replace("_", " "), justify="right", min_width=6, overflow="fold")
     for info, stage in zip(found, stages, strict=True):
         scores = (f"{info.metrics[name]:.4g}" if name in info.metrics else "" for name in metrics)
         table.add_row(str(info.step), stage, f"{info.bytes / 1e6:.1f}", *scores)

@@ -344,22 +344,28 @@ def test_the_papers_own_row_leads_all_its_cells_by_the_known_margins():
         assert seconds["dina_table1", bin_name, "psnr"] == "EC"
 
 
+def learnt_by_heart(steps, *assignments):
+    """Precision and recall, in the hole and outside it, after so many steps on one batch."""
+    small = [f"stages.edge.steps={steps}", "stages.texture.steps=0", "method.canny_sigma=1", "training.ema=null"]
+    run = load_run("edge-texture-tiny", assignments=[*small, *assignments])
+    torch.manual_seed(0)
+    method, b = build_method(run), batch(4, side=32)
+    for _ in Trainer(method, run.training, seed=0).steps([b] * steps):
+        pass
+    with torch.no_grad():
+        drawn = method.eval().draw_edges(b)
+    found = [precision_recall(drawn.predicted_edges, drawn.edges, region) for region in (b.mask, 1 - b.mask)]
+    return [score.nanmean().item() for pair in found for score in pair]
+
+
+def test_the_edge_stage_learns_one_batch_by_heart():
+    assert min(learnt_by_heart(100)) > 0.95
+
+
 @pytest.mark.slow
-def test_the_edge_stage_learns_one_batch_by_heart_with_the_papers_optimizer_and_with_adam():
+def test_the_papers_optimizer_learns_one_batch_by_heart_too():
     ranger = [
         "method.generator_optimizer={kind: ranger21, learning_rate: 0.002}",
-        "method.discriminator_optimizer={kind: ranger21, learning_rate: 0.0002}",
+        "method.discriminator_optimizer={kind: ranger21, learning_rate: 0.00001}",
     ]
-    for optimizers in ([], ranger):
-        small = ["stages.edge.steps=400", "stages.texture.steps=0", "method.canny_sigma=1", "training.ema=null"]
-        run = load_run("edge-texture-tiny", assignments=[*small, *optimizers])
-        torch.manual_seed(0)
-        method, b = build_method(run), batch(4, side=32)
-        for _ in Trainer(method, run.training, seed=0).steps([b] * 400):
-            pass
-        with torch.no_grad():
-            drawn = method.eval().draw_edges(b)
-        for region in (b.mask, 1 - b.mask):
-            precision, recall = precision_recall(drawn.predicted_edges, drawn.edges, region)
-            assert precision.nanmean() > 0.9
-            assert recall.nanmean() > 0.9
+    assert min(learnt_by_heart(400, *ranger)) > 0.9
