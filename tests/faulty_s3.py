@@ -19,7 +19,8 @@ from xml.sax.saxutils import escape
 class FaultyS3:
     """Objects in a dict, `faults[key]` the misbehaviour of the next requests for it, `requests` what was asked.
 
-    A fault is a status code, or a function `(handler, body) -> None` that answers a GET in its own way.
+    A fault is a status code, `no range` (the whole object instead), `shifted range` (another Content-Range than asked
+    for), or a function `(handler, body) -> None` that answers a GET in its own way.
     """
 
     def __init__(self) -> None:
@@ -158,7 +159,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _send(self, key: str, *, with_body: bool) -> None:
         fault = self._fault(key)
-        if isinstance(fault, int | str):
+        wrong_range = fault if fault in ("no range", "shifted range") else None
+        if isinstance(fault, int | str) and not wrong_range:
             return self._error(fault)
         body = self.store.objects.get(key)
         if body is None:
@@ -166,14 +168,16 @@ class _Handler(BaseHTTPRequestHandler):
         if (tag := self.headers.get("If-Match")) and tag != _tag(body):
             return self._error(412)
         headers, status, whole = {"ETag": _tag(body), "Accept-Ranges": "bytes"}, 200, body
-        if wanted := self.headers.get("Range"):
+        if (wanted := self.headers.get("Range")) and wrong_range != "no range":
             low, _, high = wanted.removeprefix("bytes=").partition("-")
             if int(low) >= len(whole):
                 return self._error(416)
             body = whole[int(low) : int(high) + 1]
             headers["Content-Range"] = f"bytes {low}-{int(low) + len(body) - 1}/{len(whole)}"
             status = 206
-        if not with_body or fault is None:
+            if wrong_range:
+                headers["Content-Range"] = f"bytes {int(low) + 1}-{int(low) + len(body)}/{len(whole)}"
+        if not with_body or fault is None or wrong_range:
             return self._answer(status, body, headers, with_body=with_body)
         self._headers(status, len(body), headers)
         fault(self, body)

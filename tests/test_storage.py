@@ -188,6 +188,18 @@ def test_a_cut_body_is_continued_at_the_byte_where_it_was_cut(store):
     assert storage.traffic()["bytes_read"] - before == 1_900_000
 
 
+@pytest.mark.parametrize("fault", ["no range", "shifted range"])
+@pytest.mark.parametrize("start", [0, 100])
+def test_bytes_of_another_range_are_never_taken(store, monkeypatch, fault, start):
+    data = store.objects["object"] = os.urandom(1000)
+    store.fail("object", fault)
+    assert storage.read_range("s3://lab/object", start, 500) == data[start : start + 500]
+
+    store.always["object"] = fault
+    with pytest.raises(StorageError, match=r"6 attempts.*must support ranges"):
+        storage.read_range("s3://lab/object", start, 500)
+
+
 def test_a_dripping_body_is_asked_for_again(store, monkeypatch):
     monkeypatch.setattr(s3, "SILENCE_SECONDS", 0.3)
     data = store.objects["object"] = os.urandom(1000)

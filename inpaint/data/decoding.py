@@ -126,11 +126,13 @@ def decode(data: bytes) -> np.ndarray:
 
 
 def _decode_with_pil(data: bytes | memoryview) -> np.ndarray:
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     try:
         with Image.open(io.BytesIO(data)) as image:
             return np.array(image.convert("RGB"))
+    except UnidentifiedImageError:
+        raise UndecodableImage("empty file" if not len(data) else "not an image in a known format") from None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise UndecodableImage(str(error)) from error
 

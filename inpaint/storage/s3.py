@@ -159,9 +159,10 @@ def _open(client: Any, url: str, start: int, sink: _Sink, etag: str | None) -> d
     body, length = response["Body"], response["ContentLength"]
     if sink.view is None:
         sink.view = memoryview(bytearray(length))
-    elif not response.get("ContentRange", "" if start else f"bytes {start}-").startswith(f"bytes {start}-"):
+    elif not _is_the_range(response, start, len(sink.view) - sink.done):
         body.close()
-        raise StorageError(f"{url}: the server does not answer ranges (asked for byte {start}); use one that does")
+        said = response.get("ContentRange") or f"a whole object of {length} bytes"
+        raise ConnectionError(f"the server answered {options['Range']} with {said}; it must support ranges")
     elif length < len(sink.view) - sink.done:
         body.close()
         end, wanted = start + length, start + len(sink.view) - sink.done
@@ -169,6 +170,12 @@ def _open(client: Any, url: str, start: int, sink: _Sink, etag: str | None) -> d
             raise StorageError(f"{url}: ends at byte {end}, expected {wanted}; the object was truncated")
         raise ConnectionError(f"got bytes up to {end} of the asked {wanted}")
     return response
+
+
+def _is_the_range(response: dict[str, Any], start: int, length: int) -> bool:
+    """Whether an answer begins at `start` and holds no more than was asked for; a whole object may say no range."""
+    said = response.get("ContentRange", "" if start else "bytes 0-")
+    return said.startswith(f"bytes {start}-") and response["ContentLength"] <= length
 
 
 def _drain(body: Any, sink: _Sink) -> None:
