@@ -16,6 +16,7 @@ log = logging.getLogger(__name__)
 TRAIN_ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # between looks at the workers; also how fast a death is noticed
     "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "300",
+    "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "1",  # a spot node's notice may be half a minute
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "900",  # a cluster may have to add nodes first
     "RAY_TRAIN_COLLECTIVE_TIMEOUT_S": "1800",
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
