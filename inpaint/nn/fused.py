@@ -67,11 +67,11 @@ class _ConvTanh(torch.autograd.Function):
 
 def _has_kernel(layer: nn.Conv2d, features: Tensor) -> bool:
     return (
-        features.device.type == "cpu"
+        not torch.compiler.is_compiling()
+        and features.device.type == "cpu"
         and features.is_contiguous(memory_format=torch.channels_last)
         and layer.groups == 1
         and layer.padding_mode == "zeros"
         and torch.backends.mkldnn.is_available()
         and torch.backends.mkldnn.enabled
-        and not torch.compiler.is_compiling()
     )

@@ -16,10 +16,12 @@ log = logging.getLogger(__name__)
 def compiled(function: Callable[..., Any], *, name: str) -> Callable[..., Any]:
     """`function` compiled for the shapes it is called with, or as it is when the compiler cannot.
 
-    A failure is logged once and costs only the attempt. Kernels are kept in `TORCHINDUCTOR_CACHE_DIR`, by default a
-    folder in the user's cache, so that a second process starts warm.
+    A failure is logged once and costs only the attempt; backward is compiled together with forward, so that it cannot
+    fail later. Kernels are kept in `TORCHINDUCTOR_CACHE_DIR`, by default a folder in the user's cache, so that a second
+    process starts warm.
     """
     from torch._dynamo.exc import TorchDynamoException
+    from torch._functorch import config as autograd_config
     from torch._inductor.exc import InductorError
 
     _keep_kernels()
@@ -30,7 +32,8 @@ def compiled(function: Callable[..., Any], *, name: str) -> Callable[..., Any]:
         nonlocal fallen_back
         if not fallen_back:
             try:
-                return run(*inputs)
+                with autograd_config.patch(force_non_lazy_backward_lowering=True):
+                    return run(*inputs)
             except (TorchDynamoException, InductorError) as error:
                 fallen_back = True
                 log.warning("%s cannot be compiled and runs as written: %s", name, str(error).strip().splitlines()[0])

@@ -126,8 +126,17 @@ class UpdateRun:
             parameter.grad = None
 
     def load_optimizer(self, state: Mapping[str, Any]) -> None:
-        """Continue an optimizer; its tensors take on the memory layout of their parameters, as fused steps need."""
+        """Continue an optimizer; its tensors take on the memory layout of their parameters, as fused steps need.
+
+        Its rate stays where a captured step reads it, and it computes as this run's config says, not the saved one's.
+        """
+        names = ("lr", "fused", "capturable")
+        own: list[dict[str, Any]] = [
+            {name: group[name] for name in names if name in group} for group in self.optimizer.param_groups
+        ]
         self.optimizer.load_state_dict(dict(state))
+        for group, kept in zip(self.optimizer.param_groups, own, strict=True):
+            group.update(kept)
         for parameter, kept in self.optimizer.state.items():
             for name, value in kept.items():
                 if isinstance(value, Tensor) and value.shape == parameter.shape and value.dim():

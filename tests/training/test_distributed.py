@@ -34,6 +34,8 @@ CASES = {
     "in parts, averaged, clipped": (
         lambda: build({"first": 2, "gan": 2}), {"accumulate": 2, "ema": 0.8, "clip_gradient_norm": 0.1},
     ),
+    "recomputed": (lambda: build({"first": 2, "gan": 2}), {"activation_checkpointing": True, "accumulate": 2}),
+    "contiguous": (lambda: build({"first": 2, "gan": 2}), {"channels_last": False}),
     "unreached parameters": (spare, {}),
 }  # fmt: skip
 

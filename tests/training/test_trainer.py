@@ -165,6 +165,22 @@ def test_what_cannot_be_compiled_runs_as_written(monkeypatch, caplog):
     assert "stage gan, update generator cannot be compiled and runs as written: no compiler here" in caplog.text
 
 
+@pytest.mark.slow
+def test_a_missing_compiler_costs_a_warning_and_changes_nothing(monkeypatch, caplog, tmp_path):
+    from torch._inductor import config as inductor
+
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))  # where nothing was compiled before
+    monkeypatch.setattr(inductor.cpp, "cxx", (str(tmp_path / "no-compiler"),))
+    torch.compiler.reset()
+    plain, changed = build({"first": 2, "gan": 0}), build({"first": 2, "gan": 0})
+    train(plain, count=2)
+    train(changed, TrainingConfig(compile=True), count=2)
+    torch.compiler.reset()
+
+    assert_close(weights(plain), weights(changed), 0)
+    assert "stage first cannot be compiled and runs as written" in caplog.text
+
+
 def test_a_clipped_gradient_is_as_long_as_allowed():
     trainer, steps = train(build({"first": 3, "gan": 0}), TrainingConfig(clip_gradient_norm=0.01))
 
@@ -362,6 +378,24 @@ def test_an_update_that_the_next_stage_repeats_goes_on_with_its_optimizer():
         seen.append(optimizer_steps(trainer))
     assert seen == [{"generator": 1}, {"generator": 2}, {"discriminator": 1, "generator": 3},
                     {"discriminator": 2, "generator": 4}]  # fmt: skip
+
+
+def test_a_loaded_optimizer_computes_as_this_run_says_not_as_the_saved_one_did():
+    """A captured step reads its rate from a tensor of its own; one from a file would leave it where it was."""
+    trainer, _ = train(build({"first": 3, "gan": 0}), count=1)
+    state = trainer.state_dict()
+    for group in state["trainer"]["optimizers"]["generator"]["param_groups"]:
+        group |= {"lr": torch.tensor(5.0), "capturable": True, "fused": False}
+    second = Trainer(build({"first": 3, "gan": 0}), TrainingConfig(), seed=5)
+    second.load_state_dict(state)
+    _, steps = train(build({"first": 3, "gan": 0}), count=3)
+
+    resumed = [step.scalars() for step in second.steps(batches(3)[1:])]
+    assert [row["generator/learning_rate"] for row in resumed] == [
+        scalars["generator/learning_rate"] for _, scalars in steps[1:]
+    ]
+    optimizer = second.state_dict()["trainer"]["optimizers"]["generator"]["param_groups"][0]
+    assert (optimizer["fused"], optimizer["capturable"]) == (True, False)
 
 
 def test_an_update_with_other_settings_in_the_next_stage_starts_anew():
