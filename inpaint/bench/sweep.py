@@ -118,7 +118,7 @@ def _write_definition(root: str, *assignments: str, steps: int | None) -> str:
         paths = ("stages.gan.steps", "checkpoints.every", "evaluation.every", "training.log_every")
         definition["budgets"]["tiny"] |= dict.fromkeys(paths, steps)
     path = Path(root) / f"{DEFINITION}.yaml"
-    path.write_text(yaml.safe_dump(definition))
+    path.write_text(yaml.safe_dump(definition, sort_keys=False))  # the first metric decides
     return str(path)
 
 

@@ -84,10 +84,10 @@ def is_file_name(source: str) -> bool:
 
 
 def read_yaml(source: str, *, kind: str, folder: Traversable) -> dict[str, Any]:
-    """The mapping in a user's file, or in the file of that name in `folder`.
+    """The mapping in a user's file, or in the file of that name in `folder`, else in the working directory.
 
     Args:
-        source: a path or a name.
+        source: a path or a name; `mine` is also found as mine.yaml here, where `inpaint sweep promote` writes it.
         kind: what the files of the folder are, one word ("preset").
         folder: of the files known by name.
 
@@ -101,6 +101,8 @@ def read_yaml(source: str, *, kind: str, folder: Traversable) -> dict[str, Any]:
         return load_yaml(path.read_text(), place=source)
     known = names_in(folder)
     if source not in known:
+        if (path := Path(f"{source}.yaml")).is_file():
+            return load_yaml(path.read_text(), place=str(path))
         raise ConfigError(f"{source} is not a {kind}{suggest(source, known)}; {kind}s: {', '.join(known)}")
     return load_yaml((folder / f"{source}.yaml").read_text(), place=source)
 

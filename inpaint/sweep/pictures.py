@@ -21,7 +21,7 @@ GREY = 200
 
 
 def front_pictures(name: str, *, root: str) -> Mapping[str, Mapping[str, np.ndarray]]:
-    """Trial → masked, filled, truth: four held-out images in a row, uint8 [H, 4·W, 3], under the run's own holes.
+    """Trial → masked, filled, truth: four held-out images in a square, uint8 [2·H, 2·W, 3], under the run's own holes.
 
     The trials are those of the Pareto front, then the best ones, up to six.
     """
@@ -51,8 +51,11 @@ def _filled(checkpoint: str) -> Mapping[str, np.ndarray]:
     with torch.no_grad():
         filled = composite(image, method.eval().inpaint(image, mask), mask)
     masked = torch.where(mask > 0.5, torch.full_like(image, GREY / 255), image)
-    return {label: _row(batch) for label, batch in (("masked", masked), ("filled", filled), ("truth", image))}
+    return {label: _square_of(batch) for label, batch in (("masked", masked), ("filled", filled), ("truth", image))}
 
 
-def _row(batch: torch.Tensor) -> np.ndarray:
-    return np.concatenate(list(to_pixels(batch).permute(0, 2, 3, 1).numpy()), axis=1)
+def _square_of(batch: torch.Tensor) -> np.ndarray:
+    images = list(to_pixels(batch).permute(0, 2, 3, 1).numpy())
+    half = (len(images) + 1) // 2
+    images += [np.zeros_like(images[0])] * (2 * half - len(images))
+    return np.concatenate([np.concatenate(images[:half], axis=1), np.concatenate(images[half:], axis=1)])

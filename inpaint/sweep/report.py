@@ -50,9 +50,10 @@ def report_sweep(name: str, *, root: str, pictures: Pictures | None = None) -> S
         blocks.unfinished(records),
     ]
     shown = [part for part in parts if part.sentences or part.rows or part.figure]
+    told = [_markdown(part) for part in shown if part.sentences or part.rows]
     return SweepReport(
         html=html.page(f"Sweep {sweep.name}", sweep.about, [Section(b.title, _html(b)) for b in shown]),
-        markdown="\n".join([f"# Sweep {sweep.name}", "", sweep.about, "", *(_markdown(b) for b in shown)]),
+        markdown="\n".join([f"# Sweep {sweep.name}", "", sweep.about, "", *told]),
         csv=_csv(sweep, records),
     )
 

@@ -147,6 +147,7 @@ def check_unchanged(sweep: SweepConfig, *, root: str) -> None:
     if not storage.exists(place):
         return
     known, asked = (s.model_dump(mode="json") for s in (recorded(sweep.name, root=root), sweep))
+    known["metrics"], asked["metrics"] = list(known["metrics"].items()), list(asked["metrics"].items())  # first decides
     changed = [key for key in asked if key not in GROWING and known[key] != asked[key]]
     if changed:
         raise ConfigError(

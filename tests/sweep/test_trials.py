@@ -58,6 +58,12 @@ def test_a_changed_definition_under_an_old_name_is_refused_by_what_changed(sweep
         begin(changed, root=str(tmp_path))
 
 
+def test_another_metric_that_decides_is_another_definition(sweep, tmp_path):
+    begin(sweep, root=str(tmp_path))
+    with pytest.raises(ConfigError, match="started with another metrics"):
+        begin(sweep.model_copy(update={"metrics": {"l1": "min", "psnr": "max"}}), root=str(tmp_path))
+
+
 def test_a_sweep_may_grow(sweep, tmp_path):
     begin(sweep, root=str(tmp_path))
     longer = load_sweep("isnet-loss-weights", budget="tiny", assignments=["settings.data.dataset=photos", "trials=20"])
@@ -70,7 +76,7 @@ def test_a_sweep_that_was_never_started_is_an_error(tmp_path):
         recorded("nothing", root=str(tmp_path))
 
 
-def test_a_promoted_trial_is_a_preset_that_loads_with_its_values(sweep, tmp_path):
+def test_a_promoted_trial_is_a_preset_that_loads_with_its_values(sweep, tmp_path, monkeypatch):
     from inpaint.config import load_run
 
     begin(sweep, root=str(tmp_path))
@@ -81,6 +87,8 @@ def test_a_promoted_trial_is_a_preset_that_loads_with_its_values(sweep, tmp_path
     run = load_run(str(path))
     assert run.method.weights.feature_matching == 206.568582
     assert run.name == "better"
+    monkeypatch.chdir(tmp_path)
+    assert load_run("better") == run.model_copy(update={"preset": "better"})  # by its name where it was written
     assert "trial 002 (Table 1, row 3) of sweep isnet-loss-weights, psnr 21.5" in path.read_text()
 
 
