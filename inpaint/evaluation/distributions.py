@@ -6,7 +6,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from scipy.optimize import minimize
 
 KID_SUBSETS, KID_SUBSET_SIZE = 100, 1000
 
@@ -117,6 +116,8 @@ def discriminability(truth: np.ndarray, filled: np.ndarray) -> tuple[float, floa
 
 def separating_line(features: np.ndarray, sides: np.ndarray) -> np.ndarray:
     """Weights and offset of the linear SVM: least |line|² / 2 + Σ max(0, 1 - side · height)², [D + 1]."""
+    from scipy.optimize import minimize  # a third of a second that no start of a training should pay
+
     inputs = np.concatenate([features, np.ones((len(features), 1))], axis=1)
 
     def objective(line: np.ndarray) -> tuple[float, np.ndarray]:

@@ -244,7 +244,7 @@ class ISFRNet(Method):
             return self.coarse(image, mask)
         return self._recalled(self._prior_input(image, mask)).to(image.dtype)
 
-    @torch.compiler.disable
+    @torch._disable_dynamo
     def _recalled(self, given: Tensor) -> Tensor:
         if self.faces is None:
             self.faces = OutputShards(self.config.psp.cache, nn.ModuleList([self.psp_encoder, self.psp_decoder]))

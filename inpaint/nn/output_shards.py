@@ -46,7 +46,7 @@ class OutputShards:
     def __deepcopy__(self, memo: dict[int, Any]) -> OutputShards:
         return self  # a copy of a method shares the place
 
-    @torch.compiler.disable
+    @torch._disable_dynamo
     @torch.no_grad()
     def recall(self, given: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
         """`compute(given)`, read where every sample of the batch has been computed before.
