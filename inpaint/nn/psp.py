@@ -241,7 +241,8 @@ def load_published(
         except RuntimeError as error:
             lines = [line.strip() for line in str(error).splitlines()[1:3]]
             raise WeightsError(
-                f"pSp checkpoint: {name} does not fit the published architecture: {' '.join(lines)[:300]}"
+                f"pSp checkpoint: {name} does not fit the published architecture: {' '.join(lines)[:300]} Give a whole "
+                "checkpoint of pSp's GradualStyleEncoder and StyleGAN2"
             ) from None
     return encoder, decoder
 
