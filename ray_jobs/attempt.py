@@ -130,7 +130,8 @@ class Attempt:
                 ended = _listen(process, theirs, say, wish, is_lost)
                 with suppress(subprocess.TimeoutExpired):
                     process.wait(END_SECONDS)
-            except BrokenPipeError:
+            except BrokenPipeError:  # it died before it had read its task
+                os.close(theirs)
                 ended = None
             finally:
                 process.kill()
