@@ -7,11 +7,13 @@ kernel drops when a process dies.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import logging
 import os
+import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -66,44 +68,61 @@ class ShardCache:
         except FileNotFoundError:
             return False
 
-    def fetch(self, url: str, sha256: str, size: int, *, threads: int = 1) -> bool:
+    def fetch(
+        self, url: str, sha256: str, size: int, *, threads: int = 1, spare: Collection[str] = frozenset()
+    ) -> bool:
         """Bring a shard in; True when it is there, False when there is no room for it.
+
+        Args:
+            threads: ranges fetched at the same time.
+            spare: digests of shards that must not make room for it, since they are needed as much.
 
         Raises:
             Busy: another process is at it.
             StorageError: it cannot be read, or has another content than the index says.
         """
-        with self._locked(f"{sha256}.lock", wait=False) as lock:
-            if self.has(sha256, size):
-                return True
-            os.pwrite(lock, str(size).encode(), 0)  # others count it while it is on its way
-            try:
-                return self._download(url, sha256, size, threads)
-            finally:
-                os.ftruncate(lock, 0)
+        try:
+            with self._locked(f"{sha256}.lock", wait=False) as lock:
+                if self.has(sha256, size):
+                    return True
+                with suppress(OSError):  # a full disk; older shards may make room yet
+                    os.pwrite(lock, str(size).encode(), 0)  # others count it while it is on its way
+                try:
+                    return self._download(url, sha256, size, threads, spare)
+                finally:
+                    os.ftruncate(lock, 0)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            self._warn_full()
+            return False
 
     def drop(self, sha256: str) -> None:
         """Remove a shard whose bytes turned out to be wrong."""
         self.path(sha256).unlink(missing_ok=True)
 
-    def _download(self, url: str, sha256: str, size: int, threads: int) -> bool:
-        room = self._make_room(size, keep=sha256)
+    def _download(self, url: str, sha256: str, size: int, threads: int, spare: Collection[str]) -> bool:
+        room = self._make_room(sha256, size, spare)
         while room:
             try:
+                if shutil.disk_usage(self.folder).free < size:
+                    raise storage.OutOfSpace(f"{self.folder}: {size} bytes do not fit")
                 storage.download(url, self.path(sha256), sha256=sha256, threads=threads)
                 return True
             except storage.OutOfSpace:
-                room = self._make_room(size, keep=sha256, at_least=1)
+                room = self._make_room(sha256, size, spare, at_least=1)
                 if not room:
                     self._warn_full()
         self._remove_part(sha256)
         return False
 
-    def _make_room(self, size: int, *, keep: str, at_least: int = 0) -> bool:
+    def _make_room(self, sha256: str, size: int, spare: Collection[str], *, at_least: int = 0) -> bool:
         """Remove the least recently used shards until `size` more bytes fit, and no fewer than `at_least`."""
         with self._locked(".lock", wait=True):
-            removable, coming = self._contents(keep)
-            used = coming + sum(found.st_size for _, found in removable)
+            removable, kept = self._contents(sha256, spare)
+            if kept + size > self.limit_bytes:
+                return False
+            used = kept + sum(found.st_size for _, found in removable)
             removed = 0
             for path, found in sorted(removable, key=lambda entry: entry[1].st_mtime):
                 if used + size <= self.limit_bytes and removed >= at_least:
@@ -112,18 +131,23 @@ class ShardCache:
                 used, removed = used - found.st_size, removed + 1
             return used + size <= self.limit_bytes and removed >= at_least
 
-    def _contents(self, keep: str) -> tuple[list[tuple[Path, os.stat_result]], int]:
-        """Files that may go (whole shards, parts that nobody is filling), and the bytes of shards on their way."""
-        coming = {name: size for name, size in self._coming() if name != keep}
-        removable = []
+    def _contents(self, sha256: str, spare: Collection[str]) -> tuple[list[tuple[Path, os.stat_result]], int]:
+        """Files that may go (whole shards, parts that nobody is filling), and the bytes of those that stay or come."""
+        coming = {name: size for name, size in self._coming() if name != sha256}
+        removable, kept = [], sum(coming.values())
         for path in self.folder.iterdir():
             name = path.name.lstrip(".").split(".")[0]
-            if path.suffix in (".tar", ".part") and name != keep and name not in coming:
-                with suppress(FileNotFoundError):
+            if path.suffix not in (".tar", ".part") or name == sha256 or name in coming:
+                continue
+            with suppress(FileNotFoundError):
+                if name in spare:
+                    kept += path.stat().st_size
+                else:
                     removable.append((path, path.stat()))
-        return removable, sum(coming.values())
+        return removable, kept
 
     def _coming(self) -> Iterator[tuple[str, int]]:
+        """Digests and sizes of shards that are on their way."""
         for path in self.folder.glob("*.lock"):
             if path.stat().st_size == 0:
                 continue

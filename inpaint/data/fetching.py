@@ -56,6 +56,7 @@ class Fetcher:
         self._shard_of = reader.index.shard
         self._present: set[int] = set()
         self._wanted: set[int] = set()
+        self._spare: frozenset[str] = frozenset()  # digests of the wanted shards
         self._line: deque[int] = deque()
         self._ahead: dict[int, int] = {}  # shard in line or on its way → bytes that were asked for up to and with it
         self._asked = self._done = 0
@@ -74,6 +75,7 @@ class Fetcher:
         with self._change:
             shards = list(shards)
             self._wanted = set(shards)
+            self._spare = frozenset(self._index.shards[shard].sha256 for shard in shards)
             waited_for = set().union(*(need.shards for need in self._needs))
             for shard in [s for s in self._line if s not in self._wanted and s not in waited_for]:
                 self._line.remove(shard)
@@ -169,7 +171,9 @@ class Fetcher:
         info, error, here = self._index.shards[shard], None, False
         threads = max(1, len(self._threads) // (1 + len(self._line)))
         try:
-            here = self._cache.fetch(self._index.shard_url(shard), info.sha256, info.bytes, threads=threads)
+            here = self._cache.fetch(
+                self._index.shard_url(shard), info.sha256, info.bytes, threads=threads, spare=self._spare
+            )
         except Busy:
             with self._change:
                 self._line.append(shard)

@@ -1,8 +1,10 @@
 """A set in S3: fetched once, cached within bounds, mended or refused when damaged, whatever the network does."""
 
+import errno
 import fcntl
 import logging
 import os
+import shutil
 import time
 
 import pytest
@@ -198,6 +200,26 @@ def test_a_full_disk_costs_speed_and_not_the_run(store, remote, tmp_path, monkey
     assert "is full" in caplog.text
 
 
+def test_a_disk_that_holds_two_shards_keeps_them_and_reads_the_others_alone(store, remote, tmp_path, monkeypatch):
+    """Shards that are all needed must not push each other out."""
+    index, local = remote
+    download = storage.download
+
+    def small_disk(url, path, **options):
+        folder = tmp_path / "cache" / "shards"
+        if len(list(folder.glob("*.tar"))) == 2:
+            raise storage.OutOfSpace("the disk is full")
+        download(url, path, **options)
+
+    monkeypatch.setattr(storage, "download", small_disk)
+    store.requests.clear()
+    got, stats = batches_of(index, tmp_path, count=20, fetch_threads=1)
+    assert_same(got, take(open_set(local), 20))
+    whole = [key for method, key, asked in store.requests if method == "GET" and asked.startswith("bytes=0-")]
+    assert len(whole) == 2  # fetched once each, never again
+    assert stats["cache_hit_share"] > 0
+
+
 def test_a_folder_that_cannot_be_written_is_refused_at_the_start(store, remote):
     with pytest.raises(StorageError, match=r"data\.cache_dir /proc/nowhere"):
         open_set(remote[0], cache_dir="/proc/nowhere")
@@ -293,3 +315,25 @@ def test_a_disk_that_fills_up_gives_back_older_shards_first(store, objects, tmp_
     monkeypatch.setattr(storage, "download", full_once)
     assert cache.fetch("s3://lab/b", objects["b"], 1000)
     assert not cache.has(objects["a"], 1000)
+
+
+def test_a_disk_without_room_for_a_note_is_full_and_no_crash(store, objects, tmp_path, monkeypatch, caplog):
+    cache = ShardCache(tmp_path, 10_000)
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", full)
+        assert cache.fetch("s3://lab/a", objects["a"], 1000)  # the note is for others; the shard still fits
+    monkeypatch.setattr(os, "ftruncate", full)
+    assert not cache.fetch("s3://lab/b", objects["b"], 1000)
+    assert "is full" in caplog.text
+
+
+def test_a_shard_that_does_not_fit_on_the_disk_is_not_even_begun(store, objects, tmp_path, monkeypatch):
+    cache = ShardCache(tmp_path, 10_000)
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage._replace(free=999))
+    assert not cache.fetch("s3://lab/a", objects["a"], 1000)
+    assert store.requests == []
