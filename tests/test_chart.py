@@ -329,6 +329,19 @@ def plain(template):
     return {"labels": labels, "annotations": template["metadata"].get("annotations", {}), "pod": pod}
 
 
+@pytest.mark.parametrize("name", ALL)
+def test_nothing_is_null(name):
+    """A key without a value is refused by the server's schemas of RayCluster and RayJob."""
+
+    def empty(item, path):
+        children = item.items() if isinstance(item, dict) else enumerate(item) if isinstance(item, list) else ()
+        for key, child in children:
+            yield from [f"{path}.{key}"] if child is None else empty(child, f"{path}.{key}")
+
+    objects, _ = rendered(name)
+    assert [path for item in objects for path in empty(item, item["kind"])] == []
+
+
 def test_a_spot_group_of_the_standing_cluster_drains():
     (standing,) = of_kind(rendered("standing-cluster")[0], "RayCluster").values()
     spot = dict(pod_templates(standing))["gpu-spot"]["spec"]["containers"][0]

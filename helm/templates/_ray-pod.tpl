@@ -15,6 +15,7 @@ metadata:
     {{- with .shape.labels }}
     {{- toYaml . | nindent 4 }}
     {{- end }}
+  {{- if or (not $spot) .shape.annotations }}
   annotations:
     {{- if not $spot }}
     cluster-autoscaler.kubernetes.io/safe-to-evict: "false"
@@ -23,6 +24,7 @@ metadata:
     {{- with .shape.annotations }}
     {{- toYaml . | nindent 4 }}
     {{- end }}
+  {{- end }}
 spec:
   serviceAccountName: {{ include "inpaint.account" (list .root .component) }}
   automountServiceAccountToken: false
