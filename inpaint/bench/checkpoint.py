@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from inpaint.bench.measure import Cost, cpu_seconds
+from inpaint.bench.measure import Cost, cpu_seconds, device_name, today
 from inpaint.checkpoints import CheckpointWriter, begin_restore, latest
 from inpaint.checkpoints.checking import Checks
 from inpaint.config import load_run
@@ -37,8 +37,8 @@ def measure_checkpoint(*, preset: str, rounds: int, device: str, folder: str | N
         folder: on the disk to write to; a temporary one when None.
 
     Returns:
-        "bytes", the `Cost` of "plain_save", "stall", "plain_load", "restore" and "checks", and the ratios "stall_ratio"
-        and "restore_ratio" of wall time.
+        "bytes", the `Cost` of "plain_save", "stall", "plain_load", "restore" and "checks", and the ratios of wall time
+        "stall_ratio", "restore_ratio" and, with the rest of the checks waited for at once, "verified_ratio".
     """
     with tempfile.TemporaryDirectory(prefix="inpaint-bench-", dir=folder) as place:
         run = load_run(preset, name="bench", root=place, assignments=["checkpoints.keep_best=0"])
@@ -65,16 +65,18 @@ def measure_checkpoint(*, preset: str, rounds: int, device: str, folder: str | N
         found: dict[str, Any] = {name: _median(taken) for name, taken in costs.items()}
     return found | {
         "preset": preset,
-        "device": device,
+        "device": device_name(device),
+        "date": today(),
         "bytes": sum(tensor.numel() * tensor.element_size() for tensor in _tensors(state)),
         "stall_ratio": found["stall"].wall / found["plain_save"].wall,
         "restore_ratio": found["restore"].wall / found["plain_load"].wall,
+        "verified_ratio": (found["restore"].wall + found["checks"].wall) / found["plain_load"].wall,
     }
 
 
 def report(results: dict[str, Any]) -> list[str]:
     """Lines for a person."""
-    lines = [f"{results['preset']} on {results['device']}: {results['bytes'] / 1e6:.0f} MB of state"]
+    lines = [f"{results['preset']} on {results['device']}, {results['date']}: {results['bytes'] / 1e6:.0f} MB of state"]
     for name, text in (
         ("plain_save", "torch.save"), ("stall", "our checkpoint, as training sees it"),
         ("plain_load", "torch.load and load_state_dict"), ("restore", "our restore"),
@@ -84,6 +86,7 @@ def report(results: dict[str, Any]) -> list[str]:
         lines.append(f"{text:46s} {cost.wall * 1e3:8.1f} ms wall {cost.cpu * 1e3:8.1f} ms CPU")
     lines.append(f"stall over torch.save   {results['stall_ratio']:.3f} (limit {STALL_LIMIT:.2f})")
     lines.append(f"restore over torch.load {results['restore_ratio']:.3f} (limit {RESTORE_LIMIT:.2f})")
+    lines.append(f"the same and its checksums {results['verified_ratio']:.3f} (plain torch.load verifies none)")
     return lines
 
 

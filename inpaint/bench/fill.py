@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from inpaint.bench.measure import interleaved
+from inpaint.bench.measure import device_name, interleaved, today
 from inpaint.config.run import FreeFormHoles, RunConfig
 from inpaint.imaging import composite
 from inpaint.inference import prepare, progressive, schedule
@@ -43,7 +43,8 @@ def bench_fill(run: RunConfig, *, size: int, masks: int, rounds: int, device: st
     holes = {ratio: _holes(ratio, size, masks).to(device) for ratio in BINS}
     result: dict[str, Any] = {
         "method": run.method.name, "image_size": size, "masks_per_bin": masks, "slots": SLOTS,
-        "threads": torch.get_num_threads(), "paper_ratio": PAPER, "engines": {},
+        "device": device_name(device), "date": today(), "threads": torch.get_num_threads(), "paper_ratio": PAPER,
+        "engines": {},
     }  # fmt: skip
     for name, engine in engines.items():
         rows = {}
@@ -59,7 +60,8 @@ def report(result: dict[str, Any]) -> list[str]:
     """The result as lines of a table."""
     lines = [
         f"{result['method']} at {result['image_size']} pixels, {result['masks_per_bin']} masks per bin, "
-        f"{result['slots']} images per call, {result['threads']} threads; the paper's ratio is {PAPER:.2f}",
+        f"{result['slots']} images per call, on {result['device']}, {result['threads']} threads, {result['date']}; the "
+        f"paper's ratio is {PAPER:.2f}",
         f"{'engine':8} {'holes':>8} {'one-shot s':>11} {'progressive s':>14} {'extra passes':>13} {'ratio':>6} "
         f"{'/(1+extra)':>11}",
     ]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import ctypes.util
+import datetime
 import multiprocessing
 import os
 import resource
@@ -15,6 +16,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from pathlib import Path
 
 Work = Callable[[], float]  # done once; returns how many units it was
 
@@ -107,3 +109,20 @@ def keep_freed_memory() -> None:
         libc = ctypes.CDLL(name)
         libc.mallopt(MMAP_THRESHOLD, 1 << 30)
         libc.mallopt(TRIM_THRESHOLD, 2**31 - 1)
+
+
+def today() -> str:
+    """The date of a measurement, as 2026-11-21 (UTC)."""
+    return datetime.datetime.now(datetime.UTC).date().isoformat()
+
+
+def device_name(device: str) -> str:
+    """What a measurement ran on: the name of the processor or of the graphics card."""
+    if device.startswith("cuda"):
+        import torch
+
+        return str(torch.cuda.get_device_name(device))
+    for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else ():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return "cpu"

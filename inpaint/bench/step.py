@@ -6,6 +6,7 @@ import gc
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +14,68 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
-from inpaint.bench.measure import Cost, interleaved
+from inpaint.bench.measure import Cost, device_name, interleaved, today
 from inpaint.bench.plain_isnet import PlainStep
 from inpaint.bench.step_equality import batch_of, compare, has_plain, method_of, repeated, training, without_kinks
+from inpaint.config import list_presets, load_run
+from inpaint.config.base import suggest
 from inpaint.config.run import RunConfig
+from inpaint.errors import ConfigError
 from inpaint.imaging import Batch
 from inpaint.nn.features import load_features
 from inpaint.training import Trainer
 
 PLAIN = "plain step"
 PARTS = ("forward", "backward", "optimizer")
+CPU_SIZE = 128  # pixels; a step at 256 takes ten seconds of a core
+LONG = 10**6  # steps: no stage ends while it is measured
+
+
+def _fused_flops(image: Any, second: Any, third: Any, *rest: Any, out_shape: Any, **named: Any) -> int:
+    """Of (image, weight, bias, ...), or with a sum of (image, residual, weight, ...); shapes."""
+    weight = third if third is not None and len(third) == 4 else second
+    return int(conv_flop_count(image, weight, out_shape))
+
+
+FUSED_FLOPS = {torch.ops.mkldnn._convolution_pointwise: _fused_flops}  # of nn.fused, which torch does not count
+
+
+def step_run(name: str, *, size: int | None, stage: str | None, device: str) -> RunConfig:
+    """The run whose step is measured, with feature weights at random and one stage.
+
+    Args:
+        name: a preset; or a method, for its full preset on CUDA (and of ISNet everywhere), else its tiny one.
+        size: pixels of both sides; when None, the preset's, and on a CPU 128 where that is smaller and allowed.
+        stage: which of its stages; the last one of any length when None.
+        device: cpu or cuda.
+
+    Raises:
+        ConfigError: no such preset, method or stage, or a size that the method cannot have.
+    """
+    offline = ["feature_weights.vgg19=random", "feature_weights.vgg16=random"]
+    run = load_run(_preset(name, device), assignments=[*offline, *([f"data.image_size={size}"] if size else [])])
+    if size is None and device == "cpu" and run.data.image_size > CPU_SIZE:
+        with suppress(ConfigError):  # a method built for its own size keeps it
+            run = load_run(_preset(name, device), assignments=[*offline, f"data.image_size={CPU_SIZE}"])
+    stages = [known for known, one in run.stages.items() if one.steps]
+    wanted = stage or stages[-1]
+    if wanted not in stages:
+        raise ConfigError(f"{name} has no stage {wanted} of any length; choose one of {', '.join(stages)}")
+    lengths = {known: one.model_copy(update={"steps": LONG * (known == wanted)}) for known, one in run.stages.items()}
+    return run.model_copy(update={"stages": lengths})
+
+
+def _preset(name: str, device: str) -> str:
+    presets = list_presets()
+    if name in presets:
+        return name
+    own = [preset for preset in presets if load_run(preset).method.name == name]
+    if not own:
+        raise ConfigError(f"{name} is neither a preset nor a method{suggest(name, presets)}; `inpaint train --help`")
+    full = device != "cpu" or name == "isnet"
+    return [preset for preset in own if preset.endswith("tiny") != full][-1]
 
 
 def bench_step(
@@ -81,9 +132,11 @@ def bench_step(
             "shares": {} if name == PLAIN else _shares(step, device),
         }
     result = {
-        "device": _device_name(device),
+        "device": device_name(device),
+        "date": today(),
         "threads": torch.get_num_threads(),
         "method": run.method.name,
+        "stage": next(name for name, stage in run.stages.items() if stage.steps),
         "image_size": run.data.image_size,
         "batch": batch,
         "variants": variants,
@@ -98,8 +151,14 @@ def bench_step(
 
 
 def scaling(run: RunConfig, *, batch: int, device: str, workers: int) -> dict[int, float]:
-    """Images per second of wall time over all workers, by number of workers, each with its own batch and one thread."""
-    counts = [count for count in (1, 2, 4, 8, 16, 32, 64) if count <= workers]
+    """Images per second of wall time over all workers, by number of workers, each with its own batch and one thread.
+
+    Raises:
+        ConfigError: more workers than GPUs.
+    """
+    if device.startswith("cuda") and workers > torch.cuda.device_count():
+        raise ConfigError(f"{workers} workers on {torch.cuda.device_count()} GPUs; give --workers at most as many")
+    counts = sorted({count for count in (1, 2, 4, 8, 16, 32, 64) if count < workers} | {workers})
     found = {}
     for count in counts:
         with tempfile.TemporaryDirectory() as folder:
@@ -112,6 +171,8 @@ def scaling(run: RunConfig, *, batch: int, device: str, workers: int) -> dict[in
 def _scaled(rank: int, count: int, folder: str, run: RunConfig, batch: int, device: str) -> None:
     torch.set_num_threads(1)
     place = f"cuda:{rank}" if device.startswith("cuda") else device
+    if device.startswith("cuda"):
+        torch.cuda.set_device(rank)  # where NCCL's own calls go
     backend = "nccl" if device.startswith("cuda") else "gloo"
     dist.init_process_group(backend, init_method=f"file://{folder}/rendezvous", rank=rank, world_size=count)
     method = method_of(run, load_features(run))
@@ -161,7 +222,8 @@ def _speed_up(costs: dict[str, Cost], name: str, *, cuda: bool) -> float | None:
 
 
 def _flops(step: Callable[[], object]) -> float:
-    with FlopCounterMode(display=False) as counter:
+    """Operations of convolutions and products in a step, a multiply-add as two."""
+    with FlopCounterMode(display=False, custom_mapping=FUSED_FLOPS) as counter:
         step()
     return float(counter.get_total_flops())
 
@@ -213,20 +275,11 @@ def _peak_mib(step: Callable[[], object], device: str) -> float | None:
     return most / 2**20
 
 
-def _device_name(device: str) -> str:
-    if device.startswith("cuda"):
-        return torch.cuda.get_device_name(device)
-    for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else ():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return "cpu"
-
-
 def report(result: dict[str, Any]) -> list[str]:
     """The result as lines of a table."""
     lines = [
-        f"{result['method']} at {result['image_size']} pixels, batch {result['batch']}, on {result['device']}, "
-        f"{result['threads']} threads",
+        f"{result['method']}, stage {result['stage']}, at {result['image_size']} pixels, batch {result['batch']}, on "
+        f"{result['device']}, {result['threads']} threads, {result['date']}",
         f"{'step':34} {'cpu s':>7} {'wall s':>7} {'×':>5} {'img/s':>7} {'of peak':>7} {'MiB':>7}  fwd / bwd / opt",
     ]
     for name, row in result["variants"].items():
@@ -242,5 +295,6 @@ def report(result: dict[str, Any]) -> list[str]:
     for name, value in result.get("equality", {}).items():
         lines.append(f"float32 against plain, relative difference of {name.replace('_', ' ')}: {value:.1e}")
     for count, rate in result.get("scaling", {}).items():
-        lines.append(f"DDP, {count} workers of one thread: {rate:.2f} images/s")
+        linear = rate / count / result["scaling"][1]
+        lines.append(f"DDP, {count} workers of one thread: {rate:.2f} images/s, {linear:.0%} of linear")
     return lines

@@ -37,6 +37,7 @@ def compare(
     device: str,
     steps: int = 3,
     channels_last: bool = False,
+    compile: bool = False,
 ) -> dict[str, float]:
     """How far the plain step and ours in float32 come apart from one start.
 
@@ -50,7 +51,7 @@ def compare(
         first step (length of the difference over length); of each network's move in all of them, likewise.
     """
     method = method_of(run, features).to(device)
-    trainer = Trainer(method, training(channels_last=channels_last), seed=0, device=device)
+    trainer = Trainer(method, training(channels_last=channels_last, compile=compile), seed=0, device=device)
     plain = PlainStep(method, one_norm=True)
     start = {n: [c.detach().clone() for c in kernels(getattr(plain, n))] for n in ("generator", "discriminator")}
     losses, gradient, ours = [], 0.0, trainer.steps(repeated(data))

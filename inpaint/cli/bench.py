@@ -46,7 +46,8 @@ def evaluate(
 
 @bench.command()
 def step(
-    preset: Annotated[str, typer.Option("--method", "-m", help="Preset whose step is measured.")] = "isnet-places2",
+    method: Annotated[str, typer.Option("--method", "-m", help="Preset or method whose step is measured.")] = "isnet",
+    stage: Annotated[str | None, typer.Option(help="Which of its stages; the last if left out.")] = None,
     size: Annotated[int | None, typer.Option(help="Pixels of both sides; 128 on a CPU, the preset's on a GPU.")] = None,
     batch: Annotated[int | None, typer.Option(help="Images per step; 2 on a CPU, 8 on a GPU.", min=1)] = None,
     rounds: Annotated[int, typer.Option(help="Interleaved repetitions; medians are printed.", min=1)] = 5,
@@ -58,13 +59,10 @@ def step(
     """Our training step against the straightforward one: float32 and bf16, shares, memory, equality, scaling."""
     import torch
 
-    from inpaint.bench.step import bench_step, report
-    from inpaint.config import load_run
+    from inpaint.bench.step import bench_step, report, step_run
 
     place = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    pixels = size or (128 if place == "cpu" else None)
-    settings = ["feature_weights.vgg19=random", "feature_weights.vgg16=random"]
-    run = load_run(preset, assignments=[*settings, *([f"data.image_size={pixels}"] if pixels else [])])
+    run = step_run(method, size=size, stage=stage, device=place)
     images = batch or (2 if place == "cpu" else 8)
     results = bench_step(run, batch=images, rounds=rounds, device=place, workers=workers, compiled=compiled)
     typer.echo(json.dumps(results, indent=1) if as_json else "\n".join(report(results)))

@@ -80,7 +80,8 @@ class FeatureNetwork(nn.Module):
     def _convolve(self, name: str, image: Tensor) -> Tensor:
         """One convolution; under autocast with weights that were narrowed once, since they never change."""
         layer, device = self.convs[name], image.device.type
-        if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
+        narrow = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+        if not narrow or torch.compiler.is_compiling():  # a graph breaks where data_ptr is read
             return layer(image)
         dtype = torch.get_autocast_dtype(device)
         made_from = (layer.weight.data_ptr(), layer.weight._version, dtype)

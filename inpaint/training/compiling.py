@@ -12,6 +12,11 @@ import torch
 
 log = logging.getLogger(__name__)
 
+_AUTOGRAD = {
+    "force_non_lazy_backward_lowering": True,
+    "donated_buffer": False,  # updates that share one forward keep its graph for each other
+}
+
 
 def compiled(function: Callable[..., Any], *, name: str) -> Callable[..., Any]:
     """`function` compiled for the shapes it is called with, or as it is when the compiler cannot.
@@ -32,7 +37,7 @@ def compiled(function: Callable[..., Any], *, name: str) -> Callable[..., Any]:
         nonlocal fallen_back
         if not fallen_back:
             try:
-                with autograd_config.patch(force_non_lazy_backward_lowering=True):
+                with autograd_config.patch(_AUTOGRAD):
                     return run(*inputs)
             except (TorchDynamoException, InductorError) as error:
                 fallen_back = True

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from inpaint.bench.fill import bench_fill
 from inpaint.bench.fill import report as fill_report
-from inpaint.bench.step import bench_step, report
+from inpaint.bench.step import bench_step, report, step_run
 from inpaint.bench.step_equality import batch_of, compare, has_plain, without_kinks
 from inpaint.config import load_run
+from inpaint.errors import ConfigError
+from inpaint.methods import METHODS
 from inpaint.nn.features import load_features
 
 SMALL = [
@@ -63,6 +67,53 @@ def test_the_bench_reports_every_figure(run):
     assert ours["shares"]["backward"] > ours["shares"]["optimizer"] > 0
     assert ours["peak_mib"] > 0
     assert any("DDP" not in line and "ours, bf16" in line for line in report(result))
+
+
+def test_the_flops_are_the_specifications(run):
+    """132.5 GFLOP a forward of the generator at 256 pixels (ISNet, 66.2 GMAC), so a quarter of a quarter at 64."""
+    from inpaint.bench.step import FUSED_FLOPS
+    from inpaint.methods.isnet import Generator
+
+    image = torch.rand(1, 3, 64, 64).contiguous(memory_format=torch.channels_last)
+    for fused in (image, image.contiguous()):
+        with FlopCounterMode(display=False, custom_mapping=FUSED_FLOPS) as counter, torch.no_grad():
+            Generator()(fused)
+        assert counter.get_total_flops() / 1e9 == pytest.approx(132.5 / 16, rel=2e-3)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_has_a_step_to_measure(name):
+    run = step_run(name, size=None, stage=None, device="cpu")
+    assert run.method.name == name
+    assert [stage for stage, one in run.stages.items() if one.steps] == [list(run.stages)[-1]] or name == "edge_texture"
+    assert run.data.image_size <= 128
+
+
+def test_a_step_that_is_not_there_is_refused_with_its_likeness():
+    with pytest.raises(ConfigError, match="isnt is neither a preset nor a method"):
+        step_run("isnt", size=None, stage=None, device="cpu")
+    with pytest.raises(ConfigError, match="has no stage textur of any length; choose one of edge, texture"):
+        step_run("edge_texture", size=None, stage="textur", device="cpu")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", METHODS)
+def test_the_bench_measures_a_step_of_every_method(name):
+    result = bench_step(step_run(name, size=None, stage=None, device="cpu"), batch=1, rounds=1, device="cpu")
+    assert list(result["variants"])[-2:] == ["ours, float32", "ours, bf16"]
+    assert all(row["images_per_second"] > 0 and row["peak_mib"] > 0 for row in result["variants"].values())
+    assert result["date"] in report(result)[0]
+
+
+@pytest.mark.slow
+def test_the_compiled_step_is_the_plain_one_to_rounding():
+    tiny = load_run("isnet-places2", assignments=[*SMALL, "method.initialisation=orthogonal"])
+    smooth = without_kinks(tiny)
+    features, data = load_features(smooth), batch_of(smooth, 2, "cpu")
+    apart = compare(smooth, features, data, device="cpu", steps=3, channels_last=True, compile=True)
+    assert apart["generator_gradients"] < 1e-5
+    assert apart["losses"] < 1e-4
+    assert max(apart["generator_moves"], apart["discriminator_moves"]) < 1e-3
 
 
 def test_the_fill_bench_counts_the_passes(run):
