@@ -1,6 +1,6 @@
 """A sweep's throughput against the straightforward way: a fresh `inpaint train` process per trial, as many at a time.
 
-The trials are the first of ISNet's loss-weight search under its `tiny` budget (30 steps of 4 images at 32 pixels), on
+The trials are the first of ISNet's loss-weight search under its `tiny` budget (20 steps of 4 images at 32 pixels), on
 drawn pictures, with random feature weights. Both ways are started from the command line and pay for all of their own
 start; half of the processes run before the sweep and half after it, so that a busy neighbour slows both. CPU time is
 beside wall time, because it hardly depends on neighbours.

@@ -47,7 +47,7 @@ def test_status_counts_what_is_over(swept):
 def test_a_dry_run_prints_the_first_trials_and_writes_nothing(tmp_path):
     words = ["sweep", "run", "isnet-loss-weights", "--budget", "tiny", *OPTIONS, "--root", tmp_path]
     out = call(*words, "--dry-run")
-    assert "30 steps of 4" in out.stdout
+    assert "20 steps of 4" in out.stdout
     assert "000 Table 1, row 1: l1=48.08 adversarial=5.412" in out.stdout
     assert not list(tmp_path.iterdir())
 
