@@ -1,5 +1,6 @@
 """Sweeps of toy trials through the real driver and Ray Tune: same conditions, divergence, kills, refusals."""
 
+import contextlib
 import json
 import os
 import signal
@@ -15,11 +16,12 @@ from inpaint import checkpoints, storage
 from inpaint.config.sweep import load_sweep
 from inpaint.errors import ClusterError, ConfigError
 from inpaint.sweep.trials import Record, begin, known_trials, planned, read_records, remaining, run_of, write_record
+from ray_jobs.kills import below, named
 from ray_jobs.toy import toy_run
 from ray_jobs.trial import kept_evaluator, kept_features
-from ray_jobs.tune import check_capacity, propose, run_sweep
+from ray_jobs.tune import run_sweep
 
-START_SECONDS = 240
+START_SECONDS = 600  # generous: a neighbour may hold the cores
 L1, RATE = "method.weights.l1", "method.generator_optimizer.learning_rate"
 DEFINITION = {
     "trials": 4,
@@ -41,7 +43,8 @@ def definition(root):
         run = toy_run(root, "toy", *settings).to_dict()
         (root / "toy.yaml").write_text(yaml.safe_dump(run))
         path = root / f"{name}.yaml"
-        path.write_text(yaml.safe_dump({"preset": str(root / "toy.yaml"), **DEFINITION, **changes}))
+        plain = {"preset": str(root / "toy.yaml"), **DEFINITION, **changes}
+        path.write_text(yaml.safe_dump(plain, sort_keys=False))  # the first metric decides
         return str(path)
 
     return write
@@ -66,6 +69,42 @@ def start():
 def begun(sweep, root):
     """Trials that have written a checkpoint."""
     return [t.id for t in planned(sweep) if checkpoints.latest(run_of(sweep, t, root=str(root)).url)]
+
+
+def under_way(sweep, root):
+    """The first trial with a checkpoint and without a record, if any."""
+    records = read_records("small", root=str(root))
+    return next((name for name in begun(sweep, root) if name not in records), None)
+
+
+def wait_for(condition, driver):
+    until = time.monotonic() + START_SECONDS
+    while not condition():
+        assert time.monotonic() < until
+        assert driver.poll() is None, driver.communicate()[1]
+        time.sleep(0.2)
+
+
+def kill_all(driver):
+    """The driver, at once; and its trials, so that nothing goes on meanwhile."""
+    found = below(driver.pid)
+    for pid in (driver.pid, *found):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    driver.communicate()
+
+
+def victims(what, driver, run):
+    """Processes of a trial under way, or of the Ray it runs in."""
+    if what == "a trial's process":
+        return [json.loads(storage.read_bytes(f"{run.url}/lease.json"))["pid"]]
+    raylets = named(driver.pid, "raylet/raylet")
+    return raylets if what == "the raylet" else [*raylets, *named(driver.pid, "gcs_server")]
+
+
+def starts_of(run):
+    """How a run was started, each time."""
+    return json.loads(storage.read_bytes(f"{run.url}/provenance.json"))["starts"]
 
 
 def failed(trial):
@@ -111,28 +150,23 @@ def test_a_killed_sweep_goes_on_keeps_what_is_finished_and_makes_no_trial_twice(
     path = definition(settings=["stages.gan.steps=120", "checkpoints.every=10", "evaluation.every=120"], concurrent=1)
     sweep, root = load_sweep(path), str(root)
     driver = start(path, root)
-    until = time.monotonic() + START_SECONDS
-    while not (read_records("small", root=root) and set(begun(sweep, root)) - set(read_records("small", root=root))):
-        assert time.monotonic() < until
-        assert driver.poll() is None, driver.communicate()[1]
-        time.sleep(0.1)
+    wait_for(lambda: read_records("small", root=root) and under_way(sweep, root), driver)
     os.kill(driver.pid, signal.SIGKILL)
     driver.communicate()
     kept = read_records("small", root=root)
-    under_way = next(name for name in begun(sweep, root) if name not in kept)
+    hit = under_way(sweep, root)
     places = {name: os.stat(f"{root}/sweeps/small/trials/{name}.json") for name in kept}
     again = start(path, root)
     out, err = again.communicate(timeout=START_SECONDS)
 
     assert again.returncode == 0, err
     assert 0 < len(kept) < 4
-    made = json.loads(out)["records"]
+    made = json.loads(out)["records"] if out else err
     assert [made[name]["status"] for name in sorted(made)] == ["finished", "diverged", "finished", "finished"]
     for name, before in places.items():
         assert os.stat(f"{root}/sweeps/small/trials/{name}.json").st_mtime_ns == before.st_mtime_ns
-    run = run_of(sweep, planned(sweep)[int(under_way)], root=root)
-    starts = json.loads(storage.read_bytes(f"{run.url}/provenance.json"))["starts"]
-    assert [entry["from_step"] > 0 for entry in starts] == [False, True]
+    run = run_of(sweep, planned(sweep)[int(hit)], root=root)
+    assert [entry["from_step"] > 0 for entry in starts_of(run)] == [False, True]
     histories = [checkpoints.read_history(run_of(sweep, t, root=root).url) for t in planned(sweep)]
     assert histories[0] == histories[2]
 
@@ -150,35 +184,15 @@ def test_a_sweep_that_is_asked_to_stop_keeps_checkpoints_and_goes_on_later(defin
     assert "stopped" not in {record.status for record in kept.values()}
 
     out, err = start(path, root).communicate(timeout=START_SECONDS)
-    made = json.loads(out)["records"]
+    made = json.loads(out)["records"] if out else err
     assert [made[name]["status"] for name in sorted(made)] == ["finished", "diverged", "finished", "finished"], err
 
 
 def test_more_trials_at_a_time_than_the_cluster_holds_are_refused_before_anything_starts(definition, root):
     sweep = load_sweep(definition(), assignments=["concurrent=1000"])
-    with pytest.raises(ClusterError, match="small: concurrent 1000, but the cluster has .* CPUs and .* GPUs, enough"):
+    with pytest.raises(ClusterError, match="small: concurrent 1000, but the cluster has .* CPUs and .* GPUs"):
         run_sweep(sweep, root=str(root))
     assert not (root / "sweeps").exists()
-
-
-@pytest.mark.parametrize(
-    ("resources", "have", "fit"),
-    [
-        ({"gpus_per_worker": 0.25}, {"CPU": 64, "GPU": 2}, 8),
-        ({"gpus_per_worker": 1, "num_workers": 4}, {"CPU": 64, "GPU": 10}, 2),
-        ({"cpus_per_worker": 1, "num_workers": 2, "gpus_per_worker": 0}, {"CPU": 4}, 1),  # 2.05 CPUs each
-    ],
-)
-def test_trials_share_gpus_and_drivers_of_trials_need_cpus_too(definition, root, resources, have, fit):
-    settings = [f"settings.resources.{key}={value}" for key, value in resources.items()]
-    sweep = load_sweep(definition(), assignments=settings)
-    assert check_capacity(sweep, planned(sweep), root=str(root), have=have) == fit
-
-
-def test_a_trial_that_fits_nowhere_is_refused(definition, root):
-    sweep = load_sweep(definition(), assignments=["settings.resources.gpus_per_worker=2"])
-    with pytest.raises(ClusterError, match="does not hold one trial"):
-        check_capacity(sweep, planned(sweep), root=str(root), have={"CPU": 8, "GPU": 1})
 
 
 @pytest.mark.parametrize(
@@ -200,17 +214,6 @@ def test_a_failed_trial_is_to_be_done_again(definition, root):
     assert [trial.id for trial in remaining(sweep, root=str(root))] == ["000", "001", "002", "003"]
 
 
-def test_a_learning_search_proposes_within_bounds_the_same_for_the_same_records(definition, root):
-    sweep = load_sweep(definition(search={"kind": "tpe", "multi_objective": True}))
-    records = [
-        Record(f"{n:03d}", "x", {L1: value}, 0, "finished", 12, {"psnr": 20 - value, "l1": value}, 1.0)
-        for n, value in enumerate([0.2, 1.0, 5.0])
-    ]
-    proposed = propose(sweep, records, 3)
-    assert proposed == propose(sweep, records, 3)
-    assert all(0.1 <= values[L1] <= 10 for values in proposed)
-
-
 @pytest.mark.slow
 def test_a_learning_search_makes_its_points_and_then_its_own_proposals(definition, root):
     sweep = load_sweep(definition(search={"kind": "tpe"}, trials=5))
@@ -221,22 +224,67 @@ def test_a_learning_search_makes_its_points_and_then_its_own_proposals(definitio
     assert [trial.id for trial in known_trials(sweep, root=str(root))] == sorted(records)
 
 
-@pytest.mark.slow
-def test_under_successive_halving_a_trial_is_finished_at_its_last_step_and_else_stopped(definition, root):
-    points = [{"label": f"rate {rate}", "values": {RATE: rate}} for rate in (3e-3, 1e-9, 2e-9)]
-    path = definition(
-        vary={RATE: {"loguniform": [1e-10, 1e-2]}},
-        points=points,
-        trials=3,
-        scheduler={"kind": "asha", "grace_steps": 4, "reduction": 2},
-        concurrent=1,
-        settings=["stages.gan.steps=40"],
-    )
-    records = run_sweep(load_sweep(path), root=str(root))
+HALVED = {
+    "vary": {RATE: {"loguniform": [1e-10, 1e-2]}},
+    "points": [{"label": f"rate {rate}", "values": {RATE: rate}} for rate in (1e-9, 1e-3, 2e-9, 3e-9)],
+    "scheduler": {"kind": "asha", "grace_steps": 4, "reduction": 2},
+    "concurrent": 1,
+    "settings": ["stages.gan.steps=40", "method.initialisation=orthogonal", "method.generator_optimizer.eps=1e-8"],
+}
 
-    assert records["000"].status == "finished"
-    assert all(record.status == ("finished" if record.step == 40 else "stopped") for record in records.values())
-    assert all("psnr" in record.metrics for record in records.values())
+
+def rungs_of(root):
+    """Every entry of every rung, by its place."""
+    folder = root / "sweeps" / "small" / "rungs"
+    return {str(path.relative_to(folder)): path.read_text() for path in folder.glob("*/*.json")}
+
+
+@pytest.mark.slow
+def test_successive_halving_stops_bad_trials_and_finds_its_rungs_after_a_kill(definition, root, start):
+    """Trials that hardly learn (rates of 1e-9) against one that does; scores are asked for every 4 steps."""
+    path = definition(**HALVED)
+    driver = start(path, root)
+    wait_for(lambda: "8/001.json" in rungs_of(root), driver)
+    kill_all(driver)
+    before = rungs_of(root)
+    out, err = start(path, root).communicate(timeout=START_SECONDS)
+    made = json.loads(out)["records"] if out else err
+
+    assert [made[name]["status"] for name in sorted(made)] == ["finished", "finished", "stopped", "stopped"], err
+    assert [made[name]["step"] for name in ("000", "001")] == [40, 40]
+    assert made["002"]["step"] == made["003"]["step"] == 4  # at the first rung, not later
+    assert "successive halving at step 4: psnr" in made["002"]["reason"]
+    after = rungs_of(root)
+    decided = {place: text for place, text in before.items() if "stopped" in text}
+    assert decided
+    assert decided.items() <= after.items()
+    run = run_of(load_sweep(path), planned(load_sweep(path))[1], root=str(root))
+    assert [entry["from_step"] > 0 for entry in starts_of(run)] == [False, True]  # it went on, it did not begin anew
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["a trial's process", "the raylet", "the whole Ray instance"])
+def test_whatever_of_ray_is_killed_no_trial_is_lost_or_made_twice(definition, root, start, what):
+    path = definition(settings=["stages.gan.steps=120", "checkpoints.every=10", "evaluation.every=120"], concurrent=1)
+    sweep = load_sweep(path)
+    driver = start(path, root)
+    wait_for(lambda: read_records("small", root=str(root)) and under_way(sweep, root), driver)
+    kept, hit = read_records("small", root=str(root)), under_way(sweep, root)
+    for pid in victims(what, driver, run_of(sweep, planned(sweep)[int(hit)], root=str(root))):
+        os.kill(pid, signal.SIGKILL)
+    out, err = driver.communicate(timeout=START_SECONDS)
+    if what == "a trial's process":  # the sweep mends that by itself
+        assert driver.returncode == 0, err
+    if driver.returncode:
+        again = start(path, root)
+        out, err = again.communicate(timeout=START_SECONDS)
+        assert again.returncode == 0, err
+
+    made = json.loads(out)["records"] if out else err
+    assert [made[name]["status"] for name in sorted(made)] == ["finished", "diverged", "finished", "finished"]
+    assert {name: made[name]["seconds"] for name in kept} == {name: record.seconds for name, record in kept.items()}
+    run = run_of(sweep, planned(sweep)[int(hit)], root=str(root))
+    assert [entry["from_step"] > 0 for entry in starts_of(run)] == [False, True]
 
 
 @pytest.mark.slow
