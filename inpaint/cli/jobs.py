@@ -24,6 +24,7 @@ AS_JSON = typer.Option(False, "--json", help="Print the result as JSON, once.")
 RUN = typer.Argument(..., help="Name of a run, sweep or job.")
 COLUMNS = ("run", "kind", "state", "workers", "step", "images/s", "checkpoint", "preempted", "GPU-hours", "")
 REFRESH_SECONDS = 5.0
+WIDE = 240  # characters of a table that goes into a file or a pipe
 
 
 def register(app: typer.Typer) -> None:
@@ -100,7 +101,7 @@ def show(
     for hold in about.holds:
         print(f"  held up   {hold}")
     for name, value in zip(COLUMNS[3:-1], _cells(about)[3:-1], strict=True):
-        print(f"  {name:10}{value}")
+        print(f"  {name:12}{value}")
     print(f"  store     {about.url}")
     for pod in seen.pods:
         print(f"  pod       {pod['metadata']['name']}: {pod['status'].get('phase', '?')}")
@@ -192,6 +193,8 @@ def _list(namespace: str | None, context: str | None, address: str | None, *, on
 
     cluster, store = connect(context=context, namespace=namespace), StoreReader()
     console = Console()
+    if not console.is_terminal:
+        console.width = WIDE
     if as_json or once or not console.is_terminal:
         rows = [summary(cluster, job, store) for job in cluster.list_jobs()[0]]
         if as_json:
@@ -305,7 +308,9 @@ def _table(rows: list[Summary]) -> Any:
     from rich.table import Table
     from rich.text import Text
 
-    drawn = Table(*COLUMNS, box=None, pad_edge=False)
+    drawn = Table(box=None, pad_edge=False)
+    for name in COLUMNS:
+        drawn.add_column(name, no_wrap=bool(name))
     for row in rows:
         drawn.add_row(*(Text(cell) for cell in _cells(row)))
     return drawn

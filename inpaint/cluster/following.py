@@ -159,8 +159,14 @@ def read_logs(cluster: Cluster, job: Object, *, tail_lines: int | None = None) -
         if text.strip():
             yield from text.splitlines()
             return
-    stored = stored_logs((job["metadata"].get("annotations") or {}).get(URL, ""), job["metadata"]["name"])
-    yield from deque(stored, tail_lines) if tail_lines else stored
+    name = job["metadata"]["name"]
+    stored = stored_logs((job["metadata"].get("annotations") or {}).get(URL, ""), name)
+    try:
+        yield from deque(stored, tail_lines) if tail_lines else stored
+    except ClusterError:
+        if is_finished(job) or (job.get("status") or {}).get("jobStatus"):
+            raise
+        raise ClusterError(f"{name} has no log yet; `inpaint jobs show {name}` says what it waits for") from None
 
 
 def stored_logs(url: str, name: str) -> Iterator[str]:

@@ -59,6 +59,9 @@ def test_logs_fall_back_to_the_head_and_then_to_the_store(api, cluster, job, sto
     assert list(read_logs(cluster, job)) == ["from the head"]
 
     api.remove("pods", "head")
+    with pytest.raises(ClusterError, match="paris has no log yet; `inpaint jobs show paris` says what it waits for"):
+        list(read_logs(cluster, job))
+    job["status"] = {"jobStatus": "RUNNING"}
     with pytest.raises(
         ClusterError, match="its pods are gone or have not started, and s3://lab/inpaint/runs/paris/logs is"
     ):
