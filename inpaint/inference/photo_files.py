@@ -97,7 +97,7 @@ def read_photo(path: str | Path) -> Photo:
         data = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); give the path of a photo") from error
-    with warnings.catch_warnings(), _any_size():
+    with warnings.catch_warnings(), any_size():
         warnings.simplefilter("ignore")  # Pillow's remarks on odd but readable metadata
         try:
             return _read(data, path)
@@ -189,6 +189,16 @@ def encode(photo: Photo, file_format: str) -> bytes:
     return buffer.getvalue()
 
 
+@contextmanager
+def any_size() -> Iterator[None]:
+    """Lifts Pillow's limit, inside: a file the user names is no decompression bomb."""
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
+
+
 def _read(data: bytes, path: Path) -> Photo:
     deep = deep_tiff.decode(data)
     if deep is not None:
@@ -249,16 +259,6 @@ def _descriptive(exif: bytes) -> Image.Exif:
         if tag in source:
             kept[tag] = source[tag]
     return kept
-
-
-@contextmanager
-def _any_size() -> Iterator[None]:
-    """A photo the user names is no decompression bomb."""
-    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-    try:
-        yield
-    finally:
-        Image.MAX_IMAGE_PIXELS = limit
 
 
 def _first_line(error: Exception) -> str:

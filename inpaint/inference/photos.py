@@ -13,7 +13,7 @@ from torch import Tensor
 
 from inpaint.errors import DataError
 from inpaint.inference.filling import OVERLAP, TILE, bands, painter
-from inpaint.inference.photo_files import Photo, holds, output_format, read_photo, turned, write_photo
+from inpaint.inference.photo_files import Photo, any_size, holds, output_format, read_photo, turned, write_photo
 from inpaint.inference.preparing import inference_mode
 from inpaint.masks import load_mask
 from inpaint.methods.base import Method
@@ -115,7 +115,8 @@ def _load_holes(mask: str | Path, photo: Photo, *, hole: Literal["white", "black
 
     A mask that fits the file's stored rows but not the displayed photo was made for those rows, and turns with them.
     """
-    holes = load_mask(str(mask), hole=hole, threshold="nearest", size=None)
+    with any_size():
+        holes = load_mask(str(mask), hole=hole, threshold="nearest", size=None)
     size = (holes.shape[1], holes.shape[0])
     if size == photo.stored_size != photo.size:
         holes = turned(holes, photo.orientation)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from PIL import Image, ImageChops, ImageOps
+from PIL import Image, ImageChops, ImageOps, UnidentifiedImageError
 
 from inpaint import storage
 from inpaint.errors import DataError
@@ -89,6 +89,8 @@ def _grey(data: bytes, name: str) -> np.ndarray:
                 raise DataError(f"{name}: has {file.n_frames} frames; a mask is one still image")
             image = ImageOps.exif_transpose(file)
             image.load()
+    except UnidentifiedImageError:
+        raise DataError(f"{name}: not an image; give a PNG or JPEG mask") from None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise DataError(f"{name}: not a readable image ({error}); give a PNG or JPEG mask") from error
     if image.mode.startswith("I") or image.mode == "F":

@@ -277,3 +277,14 @@ def test_memory_for_a_very_large_photo_is_bounded(tmp_path):
     )
     grown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert int(grown.stdout) < 1500  # MiB
+
+
+def test_a_photo_and_mask_beyond_pillows_limit_are_no_bombs(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # Pillow refuses twice as many
+    Image.new("RGB", (32, 32), "grey").save(tmp_path / "photo.png")
+    hole = Image.new("L", (32, 32))
+    hole.paste(255, (8, 8, 16, 16))
+    hole.save(tmp_path / "mask.png")
+    filled = fill_photo(Painter(), tmp_path / "photo.png", tmp_path / "mask.png", tmp_path / "out.png")
+    assert filled.hole_ratio == 64 / 1024
+    assert Image.MAX_IMAGE_PIXELS == 100

@@ -136,9 +136,11 @@ def test_colour_transparency_animation_and_non_images_stop():
     frames[0].save(file, "GIF", save_all=True, append_images=frames[1:])
     with pytest.raises(DataError, match="2 frames"):
         load(file.getvalue())
-    for data in (b"", b"not an image", png(half())[:40]):
-        with pytest.raises(DataError, match="not a readable image"):
+    for data in (b"", b"not an image"):
+        with pytest.raises(DataError, match="mask: not an image; give a PNG or JPEG mask"):
             load(data)
+    with pytest.raises(DataError, match="not a readable image"):
+        load(png(half())[:40])
 
 
 def test_messages_name_the_file(tmp_path):
