@@ -47,7 +47,7 @@ def measure_sweep(
     Returns:
         "sweep" and "alone": "seconds" (wall, all trials), "cpu_seconds" (of a trial), "per_hour" (trials); "ratio" of
         trials per hour, "cpu_ratio"; "in_trials" and "in_steps" (shares of the sweep's slots that trials, and their
-        steps alone, filled).
+        steps, filled; the latter from the speed at the end of each trial, scoring included).
 
     Raises:
         TrainingError: a trial of either way did not finish.
@@ -76,7 +76,7 @@ def report(results: dict[str, Any]) -> list[str]:
         f"a process per trial ({alone['trials']:2d})    {alone['per_hour']:11.0f} {alone['seconds']:8.0f} "
         f"{alone['cpu_seconds']:17.1f}",
         f"ratio                       {results['ratio']:11.2f} {'':8} {results['cpu_ratio']:17.2f}  (floor {FLOOR:g})",
-        f"share of the sweep's time   {results['in_trials']:11.1%} in trials, {results['in_steps']:.1%} in their steps",
+        f"share of the sweep's time   {results['in_trials']:11.1%} in trials, {results['in_steps']:.1%} training",
     ]
 
 
@@ -98,7 +98,7 @@ def _figures(
     run = run_of(sweep, planned(sweep)[0], root="nowhere")
     images = run.total_steps * run.training.global_batch
     in_steps = sum(images / record.metrics["images_per_second"] for record in records.values())
-    slots = swept["seconds"] * concurrent
+    in_trials, slots = sum(record.seconds for record in records.values()), swept["seconds"] * concurrent
     return {
         "steps": run.total_steps,
         "concurrent": concurrent,
@@ -106,8 +106,8 @@ def _figures(
         "alone": alone,
         "ratio": swept["per_hour"] / alone["per_hour"],
         "cpu_ratio": alone["cpu_seconds"] / swept["cpu_seconds"] if swept["cpu_seconds"] else 0.0,
-        "in_trials": sum(record.seconds for record in records.values()) / slots,
-        "in_steps": in_steps / slots,
+        "in_trials": in_trials / slots,
+        "in_steps": min(in_steps, in_trials) / slots,
     }
 
 
