@@ -7,6 +7,7 @@ holes.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -161,6 +162,7 @@ class TrialSession:
         self.scores: dict[str, float] = {}
         self.latest: dict[str, float] = {}
         self._sweep, self._trial, self._mark = sweep, trial, mark
+        self._parent = os.getppid()
         self._halving: Halving | None = None
         if sweep.scheduler.kind == "asha":
             self._halving = Halving(sweep, total_steps=run.total_steps, root=root)
@@ -175,7 +177,9 @@ class TrialSession:
             self.ended = self._halving.judge(self._trial.id, self.step, metrics[self._sweep.metric]) or ""
 
     def should_stop(self) -> str | None:
-        """Asked after each step."""
+        """Asked about once a second; ends the process when the Ray that started it is gone, and nobody would know."""
+        if os.getppid() != self._parent:
+            os._exit(1)
         return "stopped" if self.ended or self._mark.seen else None
 
 

@@ -47,6 +47,7 @@ log = logging.getLogger(__name__)
 
 RESTARTS = 2  # of a trial that broke, before it is recorded as failed
 WATCH_SECONDS = 1.0
+RAY_WATCH_SECONDS = 3.0
 
 Report = Callable[[Record, int, int], None]
 
@@ -93,6 +94,7 @@ def run_sweep(
         stack.enter_context(Lease(sweep_url(sweep.name, root=root)).acquire(on_wait=on_note))
         if start_ray(address):
             stack.callback(ray.shutdown)
+        stack.enter_context(_RayWatch())
         concurrent = check_capacity(sweep, known, root=root, nodes=_nodes())
         begin(sweep, root=root)
         clear_stop_mark(sweep_url(sweep.name, root=root))
@@ -187,6 +189,24 @@ def _demand(resources: Any) -> Any:
 def _failed(trial: Trial, error: BaseException) -> Record:
     reason = str(error).strip().splitlines()[-1]
     return Record(trial.id, trial.label, trial.values, trial.seed, "failed", 0, {}, 0.0, reason=reason)
+
+
+class _RayWatch:
+    """Ends this process when Ray has died under it: Tune would wait for trials that never come back."""
+
+    def __enter__(self) -> None:
+        self._end = threading.Event()
+        threading.Thread(target=self._work, name="ray-watch", daemon=True).start()
+
+    def __exit__(self, *error: object) -> None:
+        self._end.set()
+
+    def _work(self) -> None:
+        while not self._end.wait(RAY_WATCH_SECONDS):
+            if not _nodes() and not self._end.is_set():
+                print("inpaint: Ray has died under the sweep; run it again, it goes on from here", file=sys.stderr)
+                sys.stderr.flush()
+                os._exit(1)
 
 
 class _Watch:
