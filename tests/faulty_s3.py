@@ -19,8 +19,8 @@ from xml.sax.saxutils import escape
 class FaultyS3:
     """Objects in a dict, `faults[key]` the misbehaviour of the next requests for it, `requests` what was asked.
 
-    A fault is a status code, `no range` (the whole object instead), `shifted range` (another Content-Range than asked
-    for), or a function `(handler, body) -> None` that answers a GET in its own way.
+    A fault is a status code, `no answer` (the connection ends), `no range` (the whole object instead), `shifted range`
+    (another Content-Range than asked for), or a function `(handler, body) -> None` that answers a GET in its own way.
     """
 
     def __init__(self) -> None:
@@ -206,6 +206,9 @@ class _Handler(BaseHTTPRequestHandler):
         return self._answer(200, text.encode(), {"Content-Type": "application/xml"})
 
     def _error(self, fault: int | str) -> None:
+        if fault == "no answer":
+            self.close_connection = True
+            return
         codes = {403: "AccessDenied", 404: "NoSuchKey", 412: "PreconditionFailed", 416: "InvalidRange",
                  500: "InternalError", 503: "SlowDown"}  # fmt: skip
         status, code = (400, "ExpiredToken") if fault == "expired" else (fault, codes.get(fault, "Error"))

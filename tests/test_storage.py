@@ -163,7 +163,10 @@ def test_another_scheme_is_refused_and_file_urls_are_local(tmp_path):
     assert (tmp_path / "a").read_bytes() == b"1"
 
 
-@pytest.mark.parametrize("faults", [[500, 503], [503] * 5, [cut_after(700_000), cut_after(100), 500], [silent]])
+@pytest.mark.parametrize(
+    "faults",
+    [[500, 503], [503] * 5, ["no answer"] * 5, [cut_after(700_000), cut_after(100), 500], [silent]],
+)
 def test_a_read_survives_what_passes(store, faults, monkeypatch):
     if silent in faults:  # the client learns how long to wait when it is made
         monkeypatch.setattr(s3, "SILENCE_SECONDS", 0.3)
@@ -287,6 +290,16 @@ def test_a_write_whose_answer_was_lost_is_not_taken_for_somebody_elses(store):
     store.fail("lease", "lost answer")
     storage.write_bytes("s3://lab/lease", b"mine", if_absent=True)
     assert store.objects["lease"] == b"mine"
+
+
+def test_a_write_goes_on_when_a_connection_ends_without_an_answer(store):
+    """As the lease is renewed while the store restarts."""
+    etag = storage.write_bytes("s3://lab/lease", b"first")
+    store.fail("lease", "no answer", "no answer", 503)
+
+    storage.write_if_match("s3://lab/lease", b"second", etag)
+
+    assert store.objects["lease"] == b"second"
 
 
 def test_expired_credentials_are_looked_up_again(store, monkeypatch):

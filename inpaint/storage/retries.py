@@ -6,6 +6,7 @@ import random
 import time
 from collections.abc import Callable
 from http import HTTPStatus
+from typing import Any
 
 from inpaint.errors import StorageError
 from inpaint.storage.objects import MissingObject
@@ -55,12 +56,17 @@ class Retries:
 
 def status_of(error: Exception) -> int:
     """HTTP status of an S3 answer, 0 when there was none."""
-    return getattr(error, "response", {}).get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    return _answer(error).get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
 
 
 def code_of(error: Exception) -> str:
     """S3's own word for an error, empty when there was no answer."""
-    return getattr(error, "response", {}).get("Error", {}).get("Code", "")
+    return _answer(error).get("Error", {}).get("Code", "")
+
+
+def _answer(error: Exception) -> dict[str, Any]:
+    """What S3 answered; botocore gives a lost connection the answer None, and some errors have none at all."""
+    return getattr(error, "response", None) or {}
 
 
 def _passes(error: Exception) -> bool:
