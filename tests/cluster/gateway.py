@@ -23,8 +23,10 @@ def start(core, namespace, image):
     container = {
         "name": NAME, "image": image, "securityContext": context, "ports": [{"containerPort": PORT}],
         "command": ["moto_server", "-H", "0.0.0.0", "-p", str(PORT)],
-        "env": [{"name": "HOME", "value": "/tmp"}],
-        "resources": {side: {"cpu": "100m", "memory": "512Mi"} for side in ("requests", "limits")},
+        "env": [{"name": "HOME", "value": "/tmp"}, {"name": "MOTO_S3_DEFAULT_KEY_BUFFER_SIZE", "value": "65536"}],
+        "resources": {  # objects lie on disk, but each request in memory, several times
+            "requests": {"cpu": "100m", "memory": "512Mi"}, "limits": {"cpu": "1", "memory": "2Gi"},
+        },
         "readinessProbe": {"tcpSocket": {"port": PORT}, "periodSeconds": 2},
         "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}],
     }  # fmt: skip
