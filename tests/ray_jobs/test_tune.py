@@ -198,7 +198,7 @@ def test_more_trials_at_a_time_than_the_cluster_holds_are_refused_before_anythin
 @pytest.mark.parametrize(
     ("metric", "message"),
     [("pnsr", "no trial logs pnsr; did you mean psnr"), ("lpips_alex", "no trial logs lpips_alex"),
-     ("health/seam_error", "no trial logs health/seam_error")],
+     ("health/seam", "no trial logs health/seam; did you mean health/seam_error")],
 )  # fmt: skip
 def test_a_metric_that_nobody_logs_is_refused_before_anything_starts(definition, root, metric, message):
     sweep = load_sweep(definition(metrics={"psnr": "max", metric: "min"}))
