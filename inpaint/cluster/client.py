@@ -233,12 +233,15 @@ class Cluster:
         events = [_plain(item) for item in answer.items]
         return [event for event in events if names((event.get("involvedObject") or {}).get("name") or "")]
 
-    def read_log(self, pod: str, container: str, *, tail_lines: int | None = None) -> str:
-        """A container's log so far; empty when there is none."""
+    def read_log(
+        self, pod: str, container: str, *, tail_lines: int | None = None, timestamps: bool = False
+    ) -> str:
+        """A container's log so far, each line after its time if asked; empty when there is none."""
         try:
             answer = self._call(
                 lambda: self._core.read_namespaced_pod_log(
-                    pod, self.namespace, container=container, _preload_content=False, _request_timeout=self._timeout,
+                    pod, self.namespace, container=container, timestamps=timestamps, _preload_content=False,
+                    _request_timeout=self._timeout,
                     **({"tail_lines": tail_lines} if tail_lines else {}),
                 ),
                 f"read the log of {pod}",

@@ -23,7 +23,7 @@ from inpaint.errors import ClusterError, StorageError
 Object = dict[str, Any]
 SUBMITTER = "ray-job-submitter"
 TAIL_LINES = 2000  # of a driver's log, in which its progress is looked for
-STEP_LINE = re.compile(r"\bstep (\d+)/(\d+)\b(.*)")
+STEP_LINE = re.compile(r"^(\S*).*?\bstep (\d+)/(\d+)\b(.*)", re.MULTILINE)
 STAGE = re.compile(r"\bstage=(\w+)")
 NUMBER = re.compile(r"(\w+)=([-+.\deE]+)")
 LOOK_FOR_STOP_MARK = ("train", "sweep")
@@ -71,27 +71,28 @@ def read_progress(cluster: Cluster, seen: Seen, store: StoreReader) -> Progress:
     """How far a run is, from the tail of its driver's log and, where this machine may read it, from the store."""
     text = ""
     for pod, container in log_sources(seen.pods):
-        text = cluster.read_log(pod, container, tail_lines=TAIL_LINES)
+        text = cluster.read_log(pod, container, tail_lines=TAIL_LINES, timestamps=True)
         if STEP_LINE.search(text):
             break
     url = (seen.job["metadata"].get("annotations") or {}).get(URL, "")
-    return parse_progress(text, checkpoint=store.newest_checkpoint(url), now=time.time())
+    return parse_progress(text, checkpoint=store.newest_checkpoint(url))
 
 
-def parse_progress(text: str, *, checkpoint: tuple[int, float] | None, now: float) -> Progress:
+def parse_progress(text: str, *, checkpoint: tuple[int, float] | None) -> Progress:
     """The newest progress line of a driver's log, in numbers.
 
     Args:
-        text: log lines; a progress line reads `step 120/400 stage=gan images_per_second=81.2 ...`.
+        text: log lines, each after its time; a progress line reads
+            `2026-11-21T10:00:00.5Z step 120/400 stage=gan images_per_second=81.2 ...`.
         checkpoint: step and time of the newest one, where the store can be read.
-        now: seconds since 1970.
     """
     lines = STEP_LINE.findall(text)
-    step, total, rest = lines[-1] if lines else ("0", "0", "")
+    stamp, step, total, rest = lines[-1] if lines else ("", "0", "0", "")
     numbers = {name: float(value) for name, value in NUMBER.findall(rest)}
     stage = STAGE.search(rest)
     age = numbers.get("checkpoint_age_seconds")
-    written = checkpoint[1] if checkpoint else now - age if age is not None else None
+    said = _written_at(stamp)  # a head that was lost said it long ago
+    written = checkpoint[1] if checkpoint else said.timestamp() - age if said and age is not None else None
     return Progress(
         step=int(step) if lines else checkpoint[0] if checkpoint else None,
         total_steps=int(total) if lines else None,
@@ -218,11 +219,14 @@ def follow_logs(
 
 def _seconds_since(stamp: str) -> int | None:
     """How far back to ask for a log that was read up to a time, with a minute to spare; None for all of it."""
+    read_to = _written_at(stamp)
+    return max(1, round((datetime.now(UTC) - read_to).total_seconds())) + 60 if read_to else None
+
+
+def _written_at(stamp: str) -> datetime | None:
+    """The time at which the API server says a line was written; None where there is none."""
     match = re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d", stamp)
-    if match is None:
-        return None
-    read_to = datetime.fromisoformat(match[0]).replace(tzinfo=UTC)
-    return max(1, round((datetime.now(UTC) - read_to).total_seconds())) + 60
+    return datetime.fromisoformat(match[0]).replace(tzinfo=UTC) if match else None
 
 
 def ask_to_stop(cluster: Cluster, job: Object) -> str:

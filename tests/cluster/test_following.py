@@ -100,16 +100,17 @@ def test_following_a_run_that_ended_before_gives_what_is_stored(api, cluster, jo
 
 def test_progress_is_read_from_the_newest_line_and_the_store():
     text = (
-        "2026 INFO x\nstep 10/400 images_per_second=50.5 psnr=20.1\n"
-        "a node goes away; checkpoint at step 15, starting again\n"
-        "step 20/400 stage=texture images_per_second=80.25 checkpoint_age_seconds=30\nother\n"
+        "1970-01-01T00:16:20Z INFO x\n1970-01-01T00:16:30Z step 10/400 images_per_second=50.5 psnr=20.1\n"
+        "1970-01-01T00:16:35Z a node goes away; checkpoint at step 15, starting again\n"
+        "1970-01-01T00:16:40.123456789Z step 20/400 stage=texture images_per_second=80.25 checkpoint_age_seconds=30\n"
+        "1970-01-01T00:17:40Z other\n"
     )
-    found = parse_progress(text, checkpoint=None, now=1000.0)
+    found = parse_progress(text, checkpoint=None)
     assert (found.step, found.total_steps, found.stage, found.images_per_second) == (20, 400, "texture", 80.25)
     assert (found.checkpoint_time, found.preemptions) == (970.0, 1)
-    found = parse_progress(text, checkpoint=(15, 900.0), now=1000.0)
+    found = parse_progress(text, checkpoint=(15, 900.0))
     assert (found.checkpoint_step, found.checkpoint_time) == (15, 900.0)
-    assert parse_progress("", checkpoint=None, now=0.0).step is None
+    assert parse_progress("", checkpoint=None).step is None
 
 
 def test_only_a_whole_checkpoint_counts(store):
