@@ -26,7 +26,11 @@ from typer.testing import CliRunner
 from inpaint import __version__
 from tests.cluster import gateway
 
-pytestmark = pytest.mark.cluster
+pytestmark = [
+    pytest.mark.cluster,
+    # the client's port forwarding leaves its socket to the garbage collector when the API server ends it first
+    pytest.mark.filterwarnings("ignore:.*SSLSocket:pytest.PytestUnraisableExceptionWarning"),
+]
 CHART = Path(__file__).parents[2] / "helm"
 ADMIN = os.environ.get("KUBECONFIG", "")
 IMAGE = os.environ.get("INPAINT_LIVE_IMAGE", f"inpaint:{__version__}")
