@@ -255,7 +255,7 @@ def _stop_on_kubernetes(cluster: Any, run: str, *, now: bool, delete: bool, wait
     if delete or not ended:
         cluster.delete_job(name, uid=uid)
     if not ended:
-        return f"did not end within {wait:.0f} s and was ended hard; its last checkpoint is whole"
+        return f"did not end within {wait:.0f} s and was ended hard; whatever it had saved is whole"
     return "stopped, after a checkpoint"
 
 
