@@ -28,6 +28,7 @@ from inpaint.errors import CheckpointError, InpaintError
 log = logging.getLogger(__name__)
 
 PATIENCE_SECONDS = 600.0  # how long the store may be away before the run gives up
+LOOK_SECONDS = 0.05  # between looks whether a write that is waited for has begun to fail
 PAUSE_SECONDS = (1.0, 30.0)  # between attempts: first, longest
 
 
@@ -96,7 +97,7 @@ class CheckpointWriter:
             CheckpointError: the store has been away too long, or the disk is full.
         """
         began = time.perf_counter()
-        if may_leave_out and self._busy() and self._failing.is_set():
+        if may_leave_out and not self._join_unless_failing():
             log.warning("checkpoint at step %d left out: the one before still waits for %s", step, self.run.url)
             return False
         self._join()
@@ -131,6 +132,13 @@ class CheckpointWriter:
 
     def _busy(self) -> bool:
         return self._thread is not None and self._thread.is_alive()
+
+    def _join_unless_failing(self) -> bool:
+        """Wait for the write under way as long as the store takes it; whether none is left."""
+        while self._busy() and not self._failing.is_set():
+            assert self._thread is not None
+            self._thread.join(LOOK_SECONDS)
+        return not self._busy()
 
     def _join(self) -> None:
         if self._thread:
