@@ -224,6 +224,21 @@ def test_training_goes_on_while_the_store_is_away_and_the_upload_is_repeated(run
 
 
 @pytest.mark.usefixtures("_quick")
+def test_a_write_that_begins_to_fail_while_it_is_waited_for_holds_training_up_no_longer(run, writer, monkeypatch):
+    store = Away(monkeypatch)
+    asked = threading.Event()
+    monkeypatch.setattr(disk, "delete", lambda url: asked.wait(10))  # the first thing a write asks of the store
+    assert writer.save(1, state(1), {})
+    threading.Timer(0.2, asked.set).start()
+
+    assert not writer.save(2, state(2), {})
+    store.away = False
+    writer.close()
+
+    assert same(checkpoints.load_state(run.url), state(1))
+
+
+@pytest.mark.usefixtures("_quick")
 def test_the_last_checkpoint_waits_for_the_store_instead_of_being_left_out(run, writer, monkeypatch):
     store = Away(monkeypatch)
     writer.save(2, state(2), {})
