@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from inpaint.bench.measure import Elsewhere
+from inpaint.bench.measure import Elsewhere, read_all
 
 BATCH = 32
 WORKERS = 2
@@ -35,7 +35,7 @@ def webdataset_loader(urls: list[str], *, decode: str) -> Callable[[], int]:
             else:
                 samples = samples.decode("rgb8").to_tuple("jpg")
             loader = torch.utils.data.DataLoader(samples, **LOADER)
-            return sum(len(images) for (images,) in loader)
+            return sum(read_all(images.numpy()) for (images,) in loader)
 
     return run
 
@@ -69,7 +69,7 @@ def _mosaic(images: list[bytes], folder: Path) -> Callable[[], int]:
         clean_stale_shared_memory()
         samples = Samples(local=str(folder), shuffle=True, batch_size=BATCH)
         loader = torch.utils.data.DataLoader(samples, **LOADER)
-        return sum(len(batch) for batch in loader)
+        return sum(read_all(batch.numpy()) for batch in loader)
 
     return run
 
@@ -97,12 +97,14 @@ def _litdata(images: list[bytes], folder: Path) -> Callable[[], int]:
 
     def run() -> int:
         loader = litdata.StreamingDataLoader(Samples(str(folder), shuffle=True), **LOADER)
-        return sum(len(batch) for batch in loader)
+        return sum(read_all(batch.numpy()) for batch in loader)
 
     return run
 
 
 def _ffcv(images: list[bytes], folder: Path) -> Callable[[], int]:
+    import multiprocessing
+
     from ffcv.fields import RGBImageField
     from ffcv.fields.rgb_image import SimpleRGBImageDecoder
     from ffcv.loader import Loader, OrderOption
@@ -118,10 +120,11 @@ def _ffcv(images: list[bytes], folder: Path) -> Callable[[], int]:
 
     folder.mkdir(parents=True)
     path = str(folder / "set.beton")
+    multiprocessing.set_start_method("fork", force=True)  # its writer hands open memory to its workers
     writer = DatasetWriter(path, {"image": RGBImageField(write_mode="jpg", jpeg_quality=90)}, num_workers=1)
     writer.from_indexed_dataset(Samples())
     loader = Loader(
         path, batch_size=BATCH, num_workers=WORKERS, order=OrderOption.RANDOM, os_cache=True,
         pipelines={"image": [SimpleRGBImageDecoder(), ToTensor()]},
     )  # fmt: skip
-    return lambda: sum(len(batch) for (batch,) in loader)
+    return lambda: sum(read_all(batch.numpy()) for (batch,) in loader)

@@ -16,15 +16,17 @@ import numpy as np
 from PIL import Image
 
 from inpaint.bench import loaders, pictures
-from inpaint.bench.measure import Cost, Elsewhere, interleaved, keep_freed_memory
+from inpaint.bench.measure import Cost, Elsewhere, interleaved, keep_freed_memory, read_all
 from inpaint.bench.s3_server import server_name
 from inpaint.bench.stream_order import shuffle_quality
 from inpaint.bench.stream_s3 import PIPE_RECIPE, measure_clients, measure_s3
 from inpaint.config.run import DataConfig
-from inpaint.data.decoding import Decoder, simplejpeg
+from inpaint.data.decoding import Decoder, before_vectors, simplejpeg
 from inpaint.data.index import Index, index_set
 from inpaint.data.reading import Reader
+from inpaint.data.ring import HostBatch
 from inpaint.data.stream import Stream
+from inpaint.imaging import Batch
 
 SIZE = 256
 LARGE_SHARE = 8  # large sources are so many times fewer
@@ -220,11 +222,18 @@ def _open(stack: ExitStack, index: Index, **settings: Any) -> Stream:
 def _epoch(draw: Callable[[], Any], stream: Stream) -> Callable[[], int]:
     def run() -> int:
         for _ in range(stream.batches_per_epoch):
-            draw()
+            read_all(_images(draw()))
         stream.wait_until_ahead()  # as it was at the beginning: no work is left for others to pay
         return stream.batches_per_epoch * loaders.BATCH
 
     return run
+
+
+def _images(batch: HostBatch | Batch) -> np.ndarray:
+    """A batch's images as they lie in memory."""
+    if isinstance(batch, Batch):
+        return batch.image.permute(0, 2, 3, 1).numpy()
+    return batch.slot.rows["pixels" if batch.slot.planes is None else "planes"]
 
 
 def _samples_of(index: Index) -> list[bytes]:
@@ -234,12 +243,14 @@ def _samples_of(index: Index) -> list[bytes]:
 
 
 def _bare(images: list[bytes]) -> Callable[[], int]:
-    """The decoder in a loop, into one buffer: what no loader on top of it can beat."""
-    buffer, decoder = np.empty((SIZE, SIZE, 3), np.uint8), _default_decoder()
+    """The decoder in a loop, into the rows of one batch: what no loader on top of it can beat."""
+    memory, decoder = np.empty(loaders.BATCH * SIZE * SIZE * 3 + 32, np.uint8), _default_decoder()
+    rows = memory[before_vectors(memory.ctypes.data) :][: len(memory) - 32].reshape(loaders.BATCH, SIZE, SIZE, 3)
 
     def run() -> int:
-        for data in images:
-            simplejpeg.decode_jpeg(data, "RGB", decoder.fast_dct, decoder.repeat_colours, buffer=buffer)
+        for number, data in enumerate(images):
+            row = rows[number % loaders.BATCH]
+            simplejpeg.decode_jpeg(data, "RGB", decoder.fast_dct, decoder.repeat_colours, buffer=row)
         return len(images)
 
     return run

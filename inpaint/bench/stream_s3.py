@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from inpaint import storage
 from inpaint.bench import loaders
-from inpaint.bench.measure import Cost, Elsewhere, interleaved
+from inpaint.bench.measure import Cost, Elsewhere, interleaved, read_all
 from inpaint.bench.s3_server import BUCKET, s3_server
 from inpaint.config.run import DataConfig
 from inpaint.data.index import Index, load_index
@@ -33,7 +33,7 @@ def measure_s3(index: Index, root: Path, *, rounds: int) -> dict[str, Cost]:
             shutil.rmtree(cache, ignore_errors=True)
             with Stream(remote, data, None, seed=0, global_batch=loaders.BATCH) as stream:
                 for _ in range(stream.batches_per_epoch):
-                    stream.next_host()
+                    read_all(stream.next_host().slot.rows["pixels"])
                 return stream.batches_per_epoch * loaders.BATCH
 
         urls = [f"pipe:curl -s -f '{_presigned(f'set/{shard.name}')}'" for shard in index.shards]

@@ -137,6 +137,15 @@ def _decode_with_pil(data: bytes | memoryview) -> np.ndarray:
         raise UndecodableImage(str(error)) from error
 
 
+def before_vectors(address: int) -> int:
+    """How many bytes to leave out from `address` on, so that what is left begins 16 bytes past a multiple of 32.
+
+    Where rows begin at multiples of 32, libjpeg-turbo's AVX2 colour conversion writes them past the caches: decoding a
+    picture of 256 pixels then costs 8 to 10 % more.
+    """
+    return (16 - address) % 32
+
+
 _local = threading.local()
 
 
@@ -144,5 +153,6 @@ def _scratch(length: int) -> np.ndarray:
     """This thread's buffer of at least `length` bytes."""
     buffer = getattr(_local, "buffer", None)
     if buffer is None or len(buffer) < length:
-        buffer = _local.buffer = np.empty(length, np.uint8)
+        memory = np.empty(length + 32, np.uint8)
+        buffer = _local.buffer = memory[before_vectors(memory.ctypes.data) :]
     return buffer

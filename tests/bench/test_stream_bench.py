@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from inpaint.bench.measure import interleaved
+from inpaint.bench.measure import interleaved, read_all
 from inpaint.bench.stream_order import mixing
 from inpaint.cli import app
 
@@ -34,6 +34,11 @@ def test_candidates_take_turns_and_cost_per_unit():
     costs = interleaved({"one": lambda: work("one", 1), "ten": lambda: work("ten", 10)}, rounds=3)
     assert turns == ["one", "ten"] * 3
     assert costs["one"].cpu > 4 * costs["ten"].cpu > 0
+
+
+def test_a_batch_of_any_type_is_read_to_be_counted():
+    assert read_all(np.ones((5, 3, 8, 8), np.float32)) == 5
+    assert read_all(np.ones((4, 96), np.uint8)) == 4
 
 
 @pytest.mark.slow
