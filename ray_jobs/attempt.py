@@ -32,6 +32,7 @@ from ray_jobs.signals import StopSignal, stop_signal
 log = logging.getLogger(__name__)
 
 GRACE_SECONDS = 90.0  # after a wish to stop, until it is enforced
+LAST_WORDS_SECONDS = 3.0  # for a worker that cannot go on to put its log into the store
 POLL_SECONDS = 0.25
 STDERR = 2
 END_SECONDS = 30.0  # for Ray to end after the last word
@@ -176,10 +177,17 @@ def _listen(
 
 
 def _watch(run: RunConfig, fitting: _InThread, channel: Any, say: Say, wish: StopSignal) -> None:
-    """Pass on what the workers say, and the wish to stop, until they are done."""
+    """Pass on what the workers say, and the wish to stop, until they are done.
+
+    Raises:
+        InpaintError: what a worker says that trying again will not mend; Ray would start all workers anew, to hear it
+            once more.
+        TrainingError: they do not stop when asked.
+    """
     seen: dict[str, Any] = {}
     notes = 0
     asked_at: float | None = None
+    failed_at: float | None = None
     done = False
     while not done:
         done = fitting.wait(POLL_SECONDS)
@@ -189,6 +197,11 @@ def _watch(run: RunConfig, fitting: _InThread, channel: Any, say: Say, wish: Sto
         while (text := channel.noted(notes)) is not None:
             say("note", text)
             notes += 1
+        failure = _failure(channel)
+        if failure and failed_at is None:
+            failed_at = time.monotonic()
+        if failure and failed_at and time.monotonic() - failed_at > LAST_WORDS_SECONDS:
+            raise _as_error(failure)
         if wish.number and asked_at is None:
             asked_at = time.monotonic()
             channel.ask_to_stop("stopped")

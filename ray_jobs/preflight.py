@@ -39,14 +39,7 @@ def preflight(run: RunConfig, *, local: bool) -> dict[str, Any]:
     check_writable(run.root)
     known = check_free(run)
     newest = checkpoints.latest(run.url) if known else None
-    samples = {"train": count_samples(run.train_url), "held_out": count_samples(run.held_out_url)}
-    if samples["train"] < run.training.global_batch and run.data.last_batch == "drop":
-        raise DataError(
-            f"{run.train_url}: {samples['train']} samples do not fill a batch of {run.training.global_batch}; "
-            "write more, lower training.global_batch or set data.last_batch: wrap"
-        )
-    _check_holes(run)
-    _check_starts(run)
+    samples = check_data(run)
     _check_weights(run, unchecked)
     if run.tracking.mode == "online" and not has_key():
         raise ConfigError("tracking.mode: online needs WANDB_API_KEY in the environment; set it, or mode: offline")
@@ -57,6 +50,28 @@ def preflight(run: RunConfig, *, local: bool) -> dict[str, Any]:
         "tracking": resolve_mode(run),
         "unchecked": unchecked,
     }
+
+
+def check_data(run: RunConfig) -> dict[str, int]:
+    """Look for everything a run reads from the store, in a few small requests.
+
+    Returns:
+        Samples of the sets "train" and "held_out".
+
+    Raises:
+        DataError: a shard set or a mask set is missing, or too small for a batch.
+        CheckpointError: a stage starts from a run without checkpoints.
+        StorageError: the store does not answer.
+    """
+    samples = {"train": count_samples(run.train_url), "held_out": count_samples(run.held_out_url)}
+    if samples["train"] < run.training.global_batch and run.data.last_batch == "drop":
+        raise DataError(
+            f"{run.train_url}: {samples['train']} samples do not fill a batch of {run.training.global_batch}; "
+            "write more, lower training.global_batch or set data.last_batch: wrap"
+        )
+    _check_holes(run)
+    _check_starts(run)
+    return samples
 
 
 def check_writable(root: str) -> None:

@@ -26,6 +26,7 @@ from inpaint.config import RunConfig, load_run
 from inpaint.errors import InpaintError, StorageError, TrainingError
 from ray_jobs.attempt import LOG_FORMAT, Attempt, Broken
 from ray_jobs.lease import Lease
+from ray_jobs.preflight import check_data
 from ray_jobs.signals import StopSignal, stop_signal
 
 log = logging.getLogger(__name__)
@@ -190,7 +191,8 @@ def main() -> None:
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     try:
-        run = load_run(arguments.run)
+        run = with_absolute_root(load_run(arguments.run))
+        check_data(run)
         result = run_training(run, address=arguments.address, on_progress=partial(_print_progress, run))
     except InpaintError as error:
         print(f"inpaint: {error}", file=sys.stderr)

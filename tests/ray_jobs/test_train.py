@@ -7,9 +7,10 @@ import time
 import types
 
 import pytest
+import yaml
 
 from inpaint import checkpoints
-from inpaint.errors import StorageError, TrainingError
+from inpaint.errors import DataError, StorageError, TrainingError
 from ray_jobs import attempt, train
 from ray_jobs.attempt import Attempt, Broken
 from ray_jobs.session import PlainSession
@@ -169,8 +170,9 @@ def test_a_wish_to_stop_reaches_the_process_of_the_attempt(stand_in):
 class Channel:
     """Workers that say two things and heed nothing."""
 
-    def __init__(self):
+    def __init__(self, failure=None):
         self.asked = []
+        self.failure = lambda: failure
 
     def progress(self):
         return {"step": 3}
@@ -194,6 +196,34 @@ def test_workers_that_do_not_stop_when_asked_are_ended_after_the_grace_period(ro
     assert channel.asked == ["stopped"]
     assert said[:3] == [("progress", {"step": 3}), ("note", "first"), ("note", "second")]
     assert len(said) == 4  # and that it stops; nothing is said twice
+
+
+def test_what_trying_again_will_not_mend_ends_the_attempt_before_ray_starts_its_workers_anew(root, monkeypatch):
+    monkeypatch.setattr(attempt, "LAST_WORDS_SECONDS", 0.1)
+    channel = Channel({"kind": "DataError", "message": "s3://lab/shards: no shards here"})
+    endless = types.SimpleNamespace(wait=lambda seconds: time.sleep(0.02))
+    began = time.monotonic()
+
+    with pytest.raises(DataError, match="s3://lab/shards: no shards here"):
+        attempt._watch(toy_run(root, "doomed"), endless, channel, lambda *word: None, StopSignal())
+
+    assert time.monotonic() - began > 0.1  # so long a worker may still copy its log
+
+
+def test_the_entry_point_refuses_a_run_without_data_before_it_starts_ray(root, tmp_path, monkeypatch, capsys):
+    file = tmp_path / "run.yaml"
+    file.write_text(yaml.safe_dump(toy_run(root, "doomed", "data.held_out=nowhere").to_dict()))
+    monkeypatch.setattr(sys, "argv", ["train", str(file)])
+    monkeypatch.setattr(Attempt, "make_apart", lambda *arguments: pytest.fail("it was started"))
+
+    with pytest.raises(SystemExit) as ended:
+        train.main()
+
+    assert ended.value.code == 1
+    assert capsys.readouterr().err == (
+        "inpaint: nowhere: no shards with an index here; `inpaint shards write --help` makes them\n"
+    )
+    assert not (root / "runs").exists()
 
 
 def test_an_attempt_of_a_driver_that_lost_its_lease_is_ended(stand_in):
