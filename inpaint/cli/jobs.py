@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ RUN = typer.Argument(..., help="Name of a run, sweep or job.")
 COLUMNS = ("run", "kind", "state", "workers", "step", "images/s", "checkpoint", "preempted", "GPU-hours", "")
 REFRESH_SECONDS = 5.0
 WIDE = 240  # characters of a table that goes into a file or a pipe
+TERMINAL_CODE = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")  # of colours and the cursor; ECMA-48, 5.4
 
 
 def register(app: typer.Typer) -> None:
@@ -148,10 +150,13 @@ def logs(
 ) -> None:
     """Print a run's log: from the submitter, else from the head, else from what the run copied to its store.
 
+    The colours that Ray writes are kept on a terminal only.
+
     inpaint logs paris-1 --follow -n training
     """
+    coloured = sys.stdout.isatty()
     for line in _lines(run, follow=follow, tail=tail, namespace=namespace, context=context, address=address):
-        print(line, flush=follow)
+        print(line if coloured else TERMINAL_CODE.sub("", line), flush=follow)
 
 
 def stop(

@@ -151,6 +151,14 @@ def test_planted_secrets_are_in_no_artefact(installed, store, tmp_path, monkeypa
     assert [value for value in planted if value in everything] == []
 
 
+def test_a_log_in_a_file_or_a_pipe_has_no_codes_for_a_terminal(installed):
+    run("submit", "train", "tiny")
+    labels = {"inpaint/run": "tiny", "inpaint/kind": "train", "app.kubernetes.io/component": "submitter"}
+    installed.put("pods", {"metadata": {"name": "tiny-1", "labels": labels}, "status": {"phase": "Running"}})
+    installed.logs["tiny-1", "ray-job-submitter"] = lines("\x1b[36m(worker pid=7)\x1b[0m step 1/2\x1b[K", "[1m] plain")
+    assert run("logs", "tiny").splitlines() == ["(worker pid=7) step 1/2", "[1m] plain"]
+
+
 def test_sweeps_evaluations_and_shards_go_the_same_way(installed):
     run("submit", "evaluate", "paris", "--protocol", "inp-v1", "--set", "limit=8", "--workers", "2")
     run("submit", "shards", "s3://lab/raw.tar", "s3://lab/inpaint/shards/demo/train", "--samples", "10")
