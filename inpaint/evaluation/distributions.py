@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
+Covariances = Literal["sample", "population"]
 KID_SUBSETS, KID_SUBSET_SIZE = 100, 1000
 
 
@@ -32,7 +33,13 @@ class SetScore:
 
 
 def set_scores(
-    truth: np.ndarray, filled: np.ndarray, *, names: tuple[str, ...], needs: int, seed: int
+    truth: np.ndarray,
+    filled: np.ndarray,
+    *,
+    names: tuple[str, ...],
+    needs: int,
+    seed: int,
+    covariances: Covariances = "sample",
 ) -> dict[str, SetScore]:
     """The scores of these names.
 
@@ -42,13 +49,14 @@ def set_scores(
         names: of `fid`, `kid`, `pids`, `uids`.
         needs: images below which a score is marked.
         seed: of KID's subsets.
+        covariances: of FID, see `frechet_distance`.
     """
     n = min(len(truth), len(filled))
     found: dict[str, SetScore] = {}
     for name in names:
         mark = f"{name}@{n}" if n < needs else ""
         if name == "fid":
-            found[name] = SetScore(frechet_distance(truth, filled), None, n, mark)
+            found[name] = SetScore(frechet_distance(truth, filled, covariances), None, n, mark)
         elif name == "kid":
             mean, deviation = kernel_distance(truth, filled, seed=seed)
             found[name] = SetScore(1000 * mean, 1000 * deviation, n, mark)
@@ -60,8 +68,12 @@ def set_scores(
     return found
 
 
-def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
-    """|μa - μb|² + tr(Σa + Σb - 2 (Σa Σb)^½) of two feature sets, [N, D] and [M, D], with sample covariances.
+def frechet_distance(a: np.ndarray, b: np.ndarray, covariances: Covariances = "sample") -> float:
+    """|μa - μb|² + tr(Σa + Σb - 2 (Σa Σb)^½) of two feature sets, [N, D] and [M, D].
+
+    Args:
+        a, b: the features.
+        covariances: divided by n - 1 (`sample`: numpy's, in pytorch-fid) or by n (`population`: in NVIDIA's codes).
 
     The trace of the root is the sum of singular values of Ra Rbᵀ, where Σ = Rᵀ R: no root of a singular matrix is
     taken, so sets smaller than D are exact too.
@@ -73,7 +85,7 @@ def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
         raise ValueError(f"FID of {len(a)} and {len(b)} images; a covariance needs two of each")
     a, b = a.astype(np.float64), b.astype(np.float64)
     shift = a.mean(axis=0) - b.mean(axis=0)
-    ra, rb = _root(a), _root(b)
+    ra, rb = _root(a, covariances), _root(b, covariances)
     cross = np.linalg.svd(ra @ rb.T, compute_uv=False).sum()
     return float(shift @ shift + (ra**2).sum() + (rb**2).sum() - 2 * cross)
 
@@ -127,9 +139,10 @@ def separating_line(features: np.ndarray, sides: np.ndarray) -> np.ndarray:
     return minimize(objective, np.zeros(inputs.shape[1]), jac=True, method="L-BFGS-B", options={"maxiter": 5000}).x
 
 
-def _root(features: np.ndarray) -> np.ndarray:
-    """R with Rᵀ R the sample covariance."""
-    centred = (features - features.mean(axis=0)) / np.sqrt(len(features) - 1)
+def _root(features: np.ndarray, covariances: Covariances) -> np.ndarray:
+    """R with Rᵀ R the covariance."""
+    count = len(features) - (covariances == "sample")
+    centred = (features - features.mean(axis=0)) / np.sqrt(count)
     return np.linalg.qr(centred, mode="r") if len(features) > features.shape[1] else centred
 
 

@@ -253,7 +253,7 @@ def _set_scores(share: ProtocolPlan, everything: Part, subject: str, seed: int) 
     once = np.stack([truths[key] for key in sorted(truths)])
     plain = tuple(score for score in how.scores if score not in ("pids", "uids"))
     paired = tuple(score for score in how.scores if score in ("pids", "uids"))
-    found = set_scores(once, filled, names=plain, needs=how.needs, seed=seed)
+    found = set_scores(once, filled, names=plain, needs=how.needs, seed=seed, covariances=how.covariances)
     return found | set_scores(beside, filled, names=paired, needs=how.needs, seed=seed)
 
 

@@ -81,12 +81,12 @@ def pairs_sha(pairs: Sequence[Pair]) -> str:
 def _one_mask(
     protocol: Protocol, images: Sequence[str], holes: HoleSet, names: np.ndarray
 ) -> list[Pair]:
-    low, high = (protocol.bins[0], protocol.bins[-1]) if protocol.bins else (Bin(0, 1), Bin(0, 1))
-    inside = np.nonzero(Bin(low.low, high.high, low.closed).holds(holes.ratios))[0]
+    bins = protocol.bins or (Bin(0, 1),)
+    inside = np.nonzero(np.any([wanted.holds(holes.ratios) for wanted in bins], axis=0))[0]
     if not len(inside):
         raise EvaluationError(
             f"{protocol.name}: none of the {len(holes.names)} masks of {holes.name} has a hole ratio in its bins "
-            f"({low.low:.0%} to {high.high:.0%}); give a mask set that has, or leave --masks out"
+            f"({bins[0].low:.0%} to {bins[-1].high:.0%}); give a mask set that has, or leave --masks out"
         )
     chosen = inside[_least(images, names[inside])]
     return [

@@ -14,7 +14,11 @@ from inpaint.data.pictures import Refused, read_picture, read_size
 from inpaint.errors import DataError, EvaluationError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
-_FILTERS = {"lanczos": Image.Resampling.LANCZOS, "bilinear": Image.Resampling.BILINEAR}
+_FILTERS = {
+    "lanczos": Image.Resampling.LANCZOS,
+    "bicubic": Image.Resampling.BICUBIC,
+    "bilinear": Image.Resampling.BILINEAR,
+}
 
 
 @dataclass(frozen=True)
@@ -89,7 +93,7 @@ def square(image: np.ndarray, *, size: int, resize: str) -> np.ndarray:
     Args:
         image: uint8 [H, W, 3].
         size: pixels of both sides.
-        resize: `lanczos` or `bilinear`, both antialiased when they shrink.
+        resize: `lanczos`, `bicubic` or `bilinear`, antialiased when they shrink.
     """
     height, width = image.shape[:2]
     side = min(height, width)

@@ -27,16 +27,21 @@ CAP_DECIBELS = 100.0
 
 @dataclass(frozen=True)
 class Bin:
-    """Hole ratios in (low, high], of the mask as the network sees it; in [low, high] when `closed`."""
+    """Hole ratios between two ends, of the mask as the network sees it.
+
+    Attributes:
+        low, high: shares of the pixels.
+        closed: which ends are inside: (low, high], [low, high) or [low, high].
+    """
 
     low: float
     high: float
-    closed: bool = False
+    closed: Literal["high", "low", "both"] = "high"
 
     def holds(self, ratios: np.ndarray) -> np.ndarray:
         """Which of these hole ratios lie in the bin, as booleans of the same shape."""
-        above = ratios >= self.low if self.closed else ratios > self.low
-        return above & (ratios <= self.high)
+        above = ratios > self.low if self.closed == "high" else ratios >= self.low
+        return above & (ratios < self.high if self.closed == "low" else ratios <= self.high)
 
     @property
     def name(self) -> str:
@@ -72,12 +77,14 @@ class SetScores:
         resize: how images get to 299 pixels: `bilinear`, as the published codes do, or `clean` (antialiased).
         scores: of `fid`, `kid`, `pids`, `uids`.
         needs: images below which a value is marked `fid@N`.
+        covariances: in FID, divided by n - 1 or, as NVIDIA's codes do, by n.
     """
 
     weights: Literal["torchvision", "tf-port", "nvidia"]
     resize: Literal["bilinear", "clean"]
     scores: tuple[str, ...] = ("fid",)
     needs: int = 10_000
+    covariances: Literal["sample", "population"] = "sample"
 
 
 @dataclass(frozen=True)
@@ -105,7 +112,7 @@ class Protocol:
     meaning: str
     columns: tuple[Column, ...]
     size: int = 256
-    image_resize: Literal["lanczos", "bilinear"] = "lanczos"
+    image_resize: Literal["lanczos", "bicubic", "bilinear"] = "lanczos"
     mask_loading: Literal["nearest", "any_hole", "any_valid", "centre"] = "nearest"
     pairing: Literal["each_bin", "one_mask"] = "each_bin"
     bins: tuple[Bin, ...] = ()
@@ -131,8 +138,8 @@ def _tens(*edges: float) -> tuple[Bin, ...]:
 
 
 _FOUR = _tens(0.1, 0.2, 0.3, 0.4, 0.5)
-_SIX = (Bin(0.01, 0.1, closed=True), *_tens(0.1, 0.2, 0.3, 0.4, 0.5, 0.6))
-_TEN = _tens(*(i / 10 for i in range(11)))
+_SIX = (Bin(0.01, 0.1, closed="both"), *_tens(0.1, 0.2, 0.3, 0.4, 0.5, 0.6))
+_TEN_OF_LAMA = tuple(Bin(i / 10, (i + 1) / 10, closed="both" if i == 9 else "low") for i in range(10))
 _WIDE = (Bin(0.2, 0.4), Bin(0.4, 0.6))
 _NVIDIA = "12,000 irregular test masks of NVIDIA"
 
@@ -200,8 +207,9 @@ _ALL = (
         "lama-2021",
         "LaMa's evaluation: padded Gaussian SSIM and LPIPS of VGG on saved composites, one mask per image, ten bins",
         columns=_composite("truncated", ssim="ssim_gaussian_padded", lpips_vgg="lpips_vgg"),
+        image_resize="bicubic",
         pairing="one_mask",
-        bins=_TEN,
+        bins=_TEN_OF_LAMA,
         images={"places2": 30_000, "celeba-hq": 2_000},
         set_scores=SetScores("tf-port", "bilinear"),
         mask_kinds="generated thin, medium or thick strokes",
@@ -214,7 +222,7 @@ _ALL = (
         ),
         pairing="one_mask",
         images={"places2": 36_500, "celeba-hq": 2_993},
-        set_scores=SetScores("nvidia", "bilinear", ("fid", "pids", "uids")),
+        set_scores=SetScores("nvidia", "bilinear", ("fid", "pids", "uids"), covariances="population"),
         mask_kinds="small or large free-form of CoModGAN, fixed lists",
     ),
     Protocol(

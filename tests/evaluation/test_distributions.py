@@ -18,6 +18,7 @@ from inpaint.evaluation.distributions import (
 )
 from inpaint.evaluation.evaluate import evaluate_fillers
 from inpaint.evaluation.inception import _architecture, load_feature_networks
+from inpaint.evaluation.protocols import PROTOCOLS
 
 
 def clouds(n=60, width=12, seed=0):
@@ -71,6 +72,19 @@ def test_fid_of_fewer_images_than_features_is_exact_too():
     assert frechet_distance(a, b) == pytest.approx(shift @ shift + sa.trace() + sb.trace() - 2 * root, rel=1e-6)
 
 
+def test_fid_with_population_covariances_is_the_trace_of_the_root_that_scipy_takes():
+    """Raw moments divided by n, as MAT's evaluation forms them, and scipy's matrix root."""
+    from scipy.linalg import sqrtm
+
+    a, b = clouds(40, 6)
+    sa, sb = (x.T @ x / len(x) - np.outer(x.mean(0), x.mean(0)) for x in (a, b))
+    shift = a.mean(0) - b.mean(0)
+    expected = shift @ shift + np.trace(sa + sb - 2 * sqrtm(sa @ sb).real)
+    assert frechet_distance(a, b, "population") == pytest.approx(expected)
+    assert frechet_distance(a, b) != pytest.approx(expected, rel=1e-3)
+    assert PROTOCOLS["mat-2022"].set_scores.covariances == "population"
+
+
 def test_kid_equals_torchmetrics_when_the_subset_is_the_set():
     from torchmetrics.image.kid import KernelInceptionDistance
 
@@ -102,6 +116,14 @@ def test_the_line_is_the_optimum_of_the_squared_hinge():
     assert separating_line(np.concatenate([truth, filled]), sides) == pytest.approx([20 / 21, 0], abs=1e-4)
     one_too_good = np.concatenate([filled[:4], [[1.2]]])  # higher than its own truth, and on the truths' side
     assert discriminability(truth, one_too_good) == (0.2, 0.1)
+
+
+@pytest.mark.parametrize(("n", "width", "expected"), [(200, 20, (0.22, 0.3825)), (400, 10, (0.31, 0.41875))])
+def test_discriminability_is_that_of_scikit_learns_linear_svm(n, width, expected):
+    """LinearSVC(dual=False, tol=1e-8) of scikit-learn 1.9.1 on the same numbers, as MAT's evaluation calls it."""
+    rng = np.random.default_rng(n)
+    truth = rng.normal(size=(n, width))
+    assert discriminability(truth, truth + rng.normal(0.15, 1, size=(n, width))) == expected
 
 
 def test_a_set_below_what_the_protocol_needs_is_marked_with_its_number():
@@ -157,7 +179,6 @@ def _by_hand(photos):
     from inpaint.evaluation.baselines import mean_colour
     from inpaint.evaluation.holes import HoleSource
     from inpaint.evaluation.pairs import make_pairs
-    from inpaint.evaluation.protocols import PROTOCOLS
     from inpaint.imaging import composite
 
     holes = HoleSource().open(loading="nearest", size=32)
