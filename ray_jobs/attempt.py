@@ -28,6 +28,7 @@ from inpaint import errors
 from inpaint.config import RunConfig
 from inpaint.errors import InpaintError, TrainingError
 from ray_jobs.signals import StopSignal, stop_signal
+from ray_jobs.verdict import MendableError
 
 log = logging.getLogger(__name__)
 
@@ -165,7 +166,7 @@ def _listen(
     while True:
         if is_lost():
             process.kill()
-            raise TrainingError("this run was taken over by another driver; this one ends")
+            raise MendableError("this run was taken over by another driver; this one ends")
         if wish.number and not told:
             process.send_signal(signal.SIGTERM)
             told = True
@@ -182,7 +183,7 @@ def _watch(run: RunConfig, fitting: _InThread, channel: Any, say: Say, wish: Sto
     Raises:
         InpaintError: what a worker says that trying again will not mend; Ray would start all workers anew, to hear it
             once more.
-        TrainingError: they do not stop when asked.
+        MendableError: they do not stop when asked.
     """
     seen: dict[str, Any] = {}
     notes = 0
@@ -207,7 +208,7 @@ def _watch(run: RunConfig, fitting: _InThread, channel: Any, say: Say, wish: Sto
             channel.ask_to_stop("stopped")
             say("note", "stopping after the present step, with a checkpoint")
         if asked_at and time.monotonic() - asked_at > GRACE_SECONDS and not done:
-            raise TrainingError(
+            raise MendableError(
                 f"{run.name} did not stop within {GRACE_SECONDS:.0f} s and was ended; its last checkpoint is whole"
             )
 

@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from inpaint import storage
-from inpaint.errors import StorageError, TrainingError
+from inpaint.errors import StorageError
+from ray_jobs.verdict import MendableError
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +31,7 @@ LIFETIME_SECONDS = 60.0
 LONG_DEAD_SECONDS = 3600.0  # no clock is that wrong
 
 
-class LeaseLostError(TrainingError):
+class LeaseLostError(MendableError):
     """Another driver has taken this run over."""
 
 
@@ -57,7 +58,7 @@ class Lease:
         """Take the lease, waiting for a silent holder's lifetime to pass.
 
         Raises:
-            TrainingError: another driver is alive and holds it.
+            MendableError: another driver is alive and holds it.
         """
         while True:
             found = self._look()
@@ -127,7 +128,7 @@ class Lease:
                 found = self._look()
                 if found is None or _is_dead(found[1]):
                     raise storage.ChangedMeanwhile(self.url)
-                raise TrainingError(
+                raise MendableError(
                     f"{self.url.removesuffix('/' + FILE)} is being trained by {_who(found[1])}; "
                     "stop that one with `inpaint stop RUN`, or choose another --name"
                 )

@@ -28,6 +28,7 @@ from ray_jobs.attempt import LOG_FORMAT, Attempt, Broken
 from ray_jobs.lease import Lease
 from ray_jobs.preflight import check_data
 from ray_jobs.signals import StopSignal, stop_signal
+from ray_jobs.verdict import MendableError, remember, verdict
 
 log = logging.getLogger(__name__)
 
@@ -99,13 +100,13 @@ class _Driver:
                 if step > reached:
                     pause, failures, reached = PAUSE_SECONDS, 0, step
                 elif getattr(error, "exhausted", False):
-                    raise TrainingError(
+                    raise MendableError(
                         f"{self.run.name}: workers failed {self.run.resources.max_failures + 1} times without a "
                         f"checkpoint, at last with {error}; see {self.run.url}/logs"
                     ) from error
                 failures += 1
                 if failures >= ATTEMPTS:
-                    raise TrainingError(
+                    raise MendableError(
                         f"{self.run.name}: {failures} attempts in a row ended without a checkpoint, the last with "
                         f"{error}; see {self.run.url}/logs, then start it again"
                     ) from error
@@ -192,13 +193,28 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     try:
         run = with_absolute_root(load_run(arguments.run))
-        check_data(run)
-        result = run_training(run, address=arguments.address, on_progress=partial(_print_progress, run))
+        result = _unless_settled(run, address=arguments.address)
     except InpaintError as error:
         print(f"inpaint: {error}", file=sys.stderr)
         sys.exit(1)
     print(f"{result['reason']} at step {result['step']}")
     sys.exit(128 + result["signal"] if result.get("signal") else 0)
+
+
+def _unless_settled(run: RunConfig, *, address: str | None) -> dict[str, Any]:
+    """Train, unless this very task has already ended for good on another cluster.
+
+    Raises:
+        InpaintError: as `run_training`, or what ended it then.
+    """
+    if (said := verdict(run.url)) is not None:
+        raise TrainingError(said)
+    try:
+        check_data(run)
+        return run_training(run, address=address, on_progress=partial(_print_progress, run))
+    except InpaintError as error:
+        remember(run.url, error)
+        raise
 
 
 def _print_progress(run: RunConfig, progress: Mapping[str, Any]) -> None:

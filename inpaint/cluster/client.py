@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from inpaint.cluster.manifest import KIND_LABEL
 from inpaint.cluster.refusals import AlreadyExists, BadRequest, NotFound, explain
 from inpaint.cluster.runtime import RUNTIME_KEY, Runtime, parse_runtime
+from inpaint.cluster.task import TASK_NAME
 from inpaint.errors import ClusterError
 
 Object = dict[str, Any]
@@ -152,7 +153,7 @@ class Cluster:
         return True
 
     def put_run_file(self, config_map: Object, *, owner: Object | None, dry_run: bool = False) -> None:
-        """Create a run's ConfigMap, owned by its RayJob; one left over from an earlier RayJob is replaced.
+        """Create a run's ConfigMap, owned by its RayJob and naming it; one of an earlier RayJob is replaced.
 
         Args:
             config_map: without an owner.
@@ -162,6 +163,7 @@ class Cluster:
         body = {**config_map, "metadata": {**config_map["metadata"]}}
         if owner is not None:
             body["metadata"]["ownerReferences"] = [_owner_reference(owner)]
+            body["data"] = config_map["data"] | {TASK_NAME: owner["metadata"]["uid"]}
         name = body["metadata"]["name"]
         try:
             self._create_config_map(body, dry_run=dry_run)

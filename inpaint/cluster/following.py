@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import re
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from inpaint import storage
 from inpaint.cluster.client import Cluster
@@ -17,10 +19,11 @@ from inpaint.cluster.manifest import KIND_LABEL, RUN_LABEL, STOP_ASKED, URL
 from inpaint.cluster.pods import DRIVER_LOG, stop_map
 from inpaint.cluster.status import Progress, Seen, Summary, is_finished, node_type, summarize
 from inpaint.cluster.stuck import event_time
-from inpaint.cluster.task import SUFFIXES
+from inpaint.cluster.task import SUFFIXES, VERDICT_FILE
 from inpaint.errors import ClusterError, StorageError
 
 Object = dict[str, Any]
+Answer = TypeVar("Answer")
 SUBMITTER = "ray-job-submitter"
 TAIL_LINES = 2000  # of a driver's log, in which its progress is looked for
 STEP_LINE = re.compile(r"^(\S*).*?\bstep (\d+)/(\d+)\b(.*)", re.MULTILINE)
@@ -74,8 +77,11 @@ def read_progress(cluster: Cluster, seen: Seen, store: StoreReader) -> Progress:
         text = cluster.read_log(pod, container, tail_lines=TAIL_LINES, timestamps=True)
         if STEP_LINE.search(text):
             break
-    url = (seen.job["metadata"].get("annotations") or {}).get(URL, "")
-    return parse_progress(text, checkpoint=store.newest_checkpoint(url))
+    metadata = seen.job["metadata"]
+    url = (metadata.get("annotations") or {}).get(URL, "")
+    progress = parse_progress(text, checkpoint=store.newest_checkpoint(url))
+    again = (seen.job.get("status") or {}).get("failed")
+    return replace(progress, verdict=store.verdict(url, metadata["uid"])) if again else progress
 
 
 def parse_progress(text: str, *, checkpoint: tuple[int, float] | None) -> Progress:
@@ -117,15 +123,23 @@ class StoreReader:
 
     def newest_checkpoint(self, url: str) -> tuple[int, float] | None:
         """Step and time (seconds since 1970) of a run's newest whole checkpoint; None without one or without access."""
+        return self._ask(_newest_checkpoint, url)
+
+    def verdict(self, url: str, task: str) -> str | None:
+        """What ended the RayJob with this UID for good; None if nothing did, or without access."""
+        found = self._ask(_verdict, url)
+        return found[1] if found and found[0] == task else None
+
+    def _ask(self, question: Callable[[str], Answer | None], url: str) -> Answer | None:
         if self._given_up or not storage.is_remote(url):
             return None
-        found: list[tuple[int, float] | None] = []
+        found: list[Answer | None] = []
 
         def work() -> None:
             with suppress(StorageError):
-                found.append(_newest_checkpoint(url))
+                found.append(question(url))
 
-        look = threading.Thread(target=work, name="newest-checkpoint", daemon=True)
+        look = threading.Thread(target=work, name="look-into-store", daemon=True)
         look.start()
         look.join(self._patience)
         self._given_up = not found
@@ -139,6 +153,15 @@ def _newest_checkpoint(url: str) -> tuple[int, float] | None:
         if name.isdigit() and storage.exists(manifest):
             return int(name), storage.stat(manifest).modified
     return None
+
+
+def _verdict(url: str) -> tuple[str, str] | None:
+    """Task and message of what a run's folder says ended a task for good."""
+    try:
+        said = json.loads(storage.read_bytes(storage.join(url, VERDICT_FILE)))
+    except storage.MissingObject:
+        return None
+    return str(said["task"]), str(said["message"])
 
 
 def log_sources(pods: Iterable[Object]) -> list[tuple[str, str]]:

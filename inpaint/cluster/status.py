@@ -41,6 +41,7 @@ class Progress:
     checkpoint_step: int | None = None
     checkpoint_time: float | None = None  # seconds since 1970
     preemptions: int | None = None
+    verdict: str | None = None  # what ended it for good, although KubeRay tries it on a new cluster
 
 
 @dataclass(frozen=True)
@@ -153,6 +154,9 @@ def _state(seen: Seen, progress: Progress, holds: tuple[str, ...], now: datetime
         return "stopping", "it is being deleted", False
     if deployment == "ValidationFailed":
         return "refused", f"KubeRay refused it and will not look again: {message}", True
+    if progress.verdict and deployment != "Failed":
+        freed = f"KubeRay's new cluster for it will end at once; `inpaint stop {metadata['name']} --now` frees it"
+        return "failing", f"{progress.verdict} ({freed})", False
     if deployment == "Complete":
         return _complete(seen, progress, job_status)
     if deployment == "Failed":

@@ -1,6 +1,7 @@
 """Watching, logs from wherever they still are, and stopping: against an API server that drops, expires and forgets."""
 
 import itertools
+import json
 import time
 from datetime import UTC, datetime, timedelta
 
@@ -131,6 +132,18 @@ def test_a_store_that_does_not_answer_is_asked_once(monkeypatch):
     reader = StoreReader(patience_seconds=0.05)
     assert [reader.newest_checkpoint(f"s3://lab/{name}") for name in "ab"] == [None, None]
     assert asked == ["s3://lab/a/checkpoints"]
+
+
+def test_what_ended_a_task_for_good_is_read_from_its_folder_only_for_that_task(api, cluster, job, store):
+    store.mkdir(parents=True)
+    (store / "verdict.json").write_text(json.dumps({"task": job["metadata"]["uid"], "message": "no shards"}))
+    api.set_status("paris", jobDeploymentStatus="Retrying", failed=1)
+
+    about = summary(cluster, cluster.find_job("paris"), StoreReader())
+    assert (about.state, about.progress.verdict) == ("failing", "no shards")
+
+    (store / "verdict.json").write_text(json.dumps({"task": "an earlier RayJob's", "message": "no shards"}))
+    assert summary(cluster, cluster.find_job("paris"), StoreReader()).state == "retrying"
 
 
 def quota_event(name, about, told, minutes=0):

@@ -35,6 +35,9 @@ HEAD, OLD_CLUSTER = pod("head", "head"), {"metadata": {"name": "c", "creationTim
 AT_500 = Progress(step=500, total_steps=1000, checkpoint_step=400)
 
 
+DOOMED = Progress(verdict="step 3: l1 is not finite")
+
+
 def told(seen, progress=AT_500):
     summary = summarize(seen, progress, now=NOW)
     return summary.state, summary.detail, summary.finished
@@ -180,3 +183,17 @@ def test_the_reason_for_being_stuck_is_named(pods, events, words):
 
 def test_nothing_is_wrong_with_a_healthy_run():
     assert reasons([HEAD], [{"type": "Normal", "reason": "Created", "message": "is forbidden to nobody"}]) == []
+
+
+@pytest.mark.parametrize("deployment", ["Retrying", "", "Initializing", "Running"])
+def test_a_run_that_ended_for_good_says_why_while_kuberay_tries_it_on_a_new_cluster(deployment):
+    state, detail, finished = told(Seen(job(deployment, failed=1)), DOOMED)
+    assert (state, finished) == ("failing", False)
+    assert detail.startswith("step 3: l1 is not finite (KubeRay's new cluster for it will end at once; `inpaint stop ")
+
+
+def test_once_kuberay_has_given_up_its_own_message_is_told():
+    failed = job("Failed", "FAILED", failed=3, reason="AppFailed", message="logs\ninpaint: step 3: l1 is not finite\n")
+    assert told(Seen(failed), DOOMED) == (
+        "failed", "the entry point failed: inpaint: step 3: l1 is not finite", True
+    )  # fmt: skip

@@ -29,6 +29,7 @@ def test_the_run_file_belongs_to_its_job(cluster, api, make_manifests):
     submit(cluster, make_manifests())
     (owner,) = api.objects["configmaps", "paris-run"]["metadata"]["ownerReferences"]
     assert (owner["kind"], owner["uid"]) == ("RayJob", api.objects["rayjobs", "paris"]["metadata"]["uid"])
+    assert api.objects["configmaps", "paris-run"]["data"]["task"] == owner["uid"]  # which its pods read
     api.remove("rayjobs", "paris")
     assert api.objects == {}
 

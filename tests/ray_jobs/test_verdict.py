@@ -1,0 +1,81 @@
+"""What ended a task for good is said again on KubeRay's next cluster for it, and not worked at again."""
+
+import sys
+
+import pytest
+import yaml
+
+from inpaint import storage
+from inpaint.errors import DataError, StorageError
+from ray_jobs import train, verdict
+from ray_jobs.lease import LeaseLostError
+from ray_jobs.toy import toy_run
+from ray_jobs.verdict import MendableError, remember
+
+
+@pytest.fixture
+def task(tmp_path, monkeypatch):
+    """Where a pod finds the UID of its RayJob."""
+    file = tmp_path / "task"
+    file.write_text("uid-1")
+    monkeypatch.setattr(verdict, "TASK_FILE", file)
+    return file
+
+
+@pytest.fixture
+def start(root, tmp_path, monkeypatch, capsys):
+    """Runs the entry point over a scripted training; exit code, last line on stderr, and how often it trained."""
+    trained = []
+
+    def start(end, *settings):
+        def run_training(run, **options):
+            trained.append(run.name)
+            if isinstance(end, Exception):
+                raise end
+            return end
+
+        (tmp_path / "run.yaml").write_text(yaml.safe_dump(toy_run(root, "doomed", *settings).to_dict()))
+        monkeypatch.setattr(train, "run_training", run_training)
+        monkeypatch.setattr(sys, "argv", ["train", str(tmp_path / "run.yaml")])
+        with pytest.raises(SystemExit) as ended:
+            train.main()
+        return ended.value.code, (capsys.readouterr().err.splitlines() or [""])[-1], len(trained)
+
+    return start
+
+
+def test_the_next_cluster_says_it_again_and_a_new_submission_tries(start, task):
+    error = DataError("step 3: l1 is not finite")
+    assert start(error) == (1, "inpaint: step 3: l1 is not finite", 1)
+    assert start(error) == (1, "inpaint: step 3: l1 is not finite", 1)
+
+    task.write_text("uid-2")
+    assert start({"step": 12, "reason": "finished"}) == (0, "", 2)
+
+
+def test_missing_data_is_said_without_training(start, task):
+    code, said, trained = start(None, "data.train=nowhere")
+    assert (code, trained) == (1, 0)
+    assert said.startswith("inpaint: nowhere: no shards with an index here")
+    assert start(None)[1] == said  # for this task
+
+
+@pytest.mark.parametrize(
+    "error", [StorageError("s3://lab: no answer"), MendableError("6 attempts in a row"), LeaseLostError("taken over")]
+)
+def test_what_another_cluster_may_mend_is_tried_there(start, task, error):
+    assert start(error)[2] == 1
+    assert start(error)[2] == 2
+
+
+def test_outside_of_kubernetes_every_start_tries(start):
+    assert start(DataError("bad"))[2] == 1
+    assert start(DataError("bad"))[2] == 2
+
+
+def test_a_store_that_is_away_when_a_run_ends_does_not_hide_its_error(task, monkeypatch):
+    def away(url, content):
+        raise StorageError("no answer")
+
+    monkeypatch.setattr(storage, "write_bytes", away)
+    remember("s3://lab/runs/doomed", DataError("bad"))
