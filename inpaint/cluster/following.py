@@ -32,6 +32,7 @@ NUMBER = re.compile(r"(\w+)=([-+.\deE]+)")
 LOOK_FOR_STOP_MARK = ("train", "sweep")
 STORE_PATIENCE_SECONDS = 20.0
 PREEMPTION = "a node goes away"
+ENDED = ("SUCCEEDED", "FAILED", "STOPPED")  # what Ray says of a job that has come to its end
 
 
 def resolve(cluster: Cluster, name: str) -> Object:
@@ -219,11 +220,15 @@ def follow_logs(
 
     A connection that is cut is taken up where it ended: lines already given are not given again.
     """
-    name, source, last, given = job["metadata"]["name"], ("", ""), "", False
+    name, source, last, given, waits = job["metadata"]["name"], ("", ""), "", False, False
     while True:
         sources = log_sources(cluster.list_pods(_selector(job)))
         current = cluster.find_job(name)
-        if sources:
+        if current is not None and _has_no_submitter_yet(current, sources):
+            if not waits:
+                tell(f"{name} has not started yet; `inpaint jobs show {name}` says what it waits for")
+            waits = True
+        elif sources:
             if source[0] and sources[0] != source:
                 tell(f"{name}: the log goes on in {sources[0][0]}")
                 last = ""
@@ -238,6 +243,13 @@ def follow_logs(
                 yield from read_logs(cluster, job)
             return
         time.sleep(pause_seconds)
+
+
+def _has_no_submitter_yet(job: Object, sources: list[tuple[str, str]]) -> bool:
+    """Whether a submitter will come that gives the driver's log from its first line; the head gives the same lines."""
+    comes = job["spec"].get("submissionMode") == "K8sJobMode" and not is_finished(job)
+    is_here = any(container == SUBMITTER for _, container in sources)
+    return comes and not is_here and (job.get("status") or {}).get("jobStatus") not in ("RUNNING", *ENDED)
 
 
 def _seconds_since(stamp: str) -> int | None:

@@ -92,6 +92,29 @@ def test_following_goes_on_after_a_cut_and_in_a_new_submitter_without_repeating(
     assert list(follow) == []
 
 
+def test_following_waits_for_the_submitter_instead_of_giving_the_heads_lines_first(api, cluster, job):
+    api.put("pods", pod("head", "head"))
+    api.logs["head", DRIVER_LOG] = lines("one")
+    api.set_status("paris", jobDeploymentStatus="Initializing")
+
+    def tell(text):
+        told.append(text)
+        api.put("pods", pod("paris-1", "submitter"))
+        api.logs["paris-1", "ray-job-submitter"] = lines("one", "two")
+        api.set_status("paris", jobDeploymentStatus="Complete", jobStatus="SUCCEEDED")
+
+    told = []
+    assert list(follow_logs(cluster, job, pause_seconds=0.01, tell=tell)) == ["one", "two"]
+    assert told == ["paris has not started yet; `inpaint jobs show paris` says what it waits for"]
+
+
+def test_following_reads_the_head_of_a_run_whose_submitter_is_gone(api, cluster, job):
+    api.put("pods", pod("head", "head"))
+    api.logs["head", DRIVER_LOG] = lines("one")
+    api.set_status("paris", jobDeploymentStatus="Running", jobStatus="RUNNING")
+    assert next(follow_logs(cluster, job, pause_seconds=0.01)) == "one"
+
+
 def test_following_a_run_that_ended_before_gives_what_is_stored(api, cluster, job, store):
     (store / "logs").mkdir(parents=True)
     (store / "logs" / "driver-0.log").write_text("last words\n")
