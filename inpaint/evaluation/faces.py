@@ -85,18 +85,20 @@ def load_faces(
         if kind not in sources:
             absent[metric] = f"no face network comes with this package; --faces {kind}=PATH reads a TorchScript file"
             continue
-        path = weights.resolve(kind, sources[kind], sha256=(sha256 or {}).get(kind))
+        option = f"--faces {kind}"
+        path = weights.resolve(kind, sources[kind], sha256=(sha256 or {}).get(kind), option=option)
         if path is None:
-            raise WeightsError(f"{kind}: random weights make no score of a face; give a TorchScript file")
+            raise WeightsError(f"{option}=random: random weights make no score of a face; give a TorchScript file")
         network = Identity if kind == "identity" else Landmarks
-        present[metric] = network(_script(path, kind, device), weights.file_sha256(path))
+        present[metric] = network(_script(path, option, device), weights.file_sha256(path))
     return present, absent
 
 
-def _script(path: object, kind: str, device: torch.device | str) -> nn.Module:
+def _script(path: object, option: str, device: torch.device | str) -> nn.Module:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # TorchScript is deprecated in torch, yet it is how such networks are handed on
         try:
             return torch.jit.load(str(path), map_location=device).eval()
         except RuntimeError as error:
-            raise WeightsError(f"{kind}: {path} is not TorchScript ({str(error).splitlines()[0]})") from error
+            reason = str(error).splitlines()[0].partition(". ")[0]
+            raise WeightsError(f"{option}={path} is not TorchScript ({reason}); save it with torch.jit.save") from error

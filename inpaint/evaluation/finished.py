@@ -108,7 +108,8 @@ class _Holes:
 
     def _mask(self, name: str, loading: str | None) -> np.ndarray:
         file, (height, width) = self.files[name], self.sizes[name]
-        how = {"hole": self.finished.hole, "threshold": loading or "nearest", "name": file.name}
+        place = storage.join(self.finished.masks, file.name)
+        how = {"hole": self.finished.hole, "threshold": loading or "nearest", "name": place}
         data = archives.read(file)
         mask = load_mask(data, size=None, **how)
         if loading is None or mask.shape == (height, width):
@@ -125,7 +126,8 @@ class _Holes:
             if mask.all() or not mask.any():
                 what = "nothing but hole" if mask.all() else "no hole"
                 hole = self.finished.hole
-                raise EvaluationError(f"{self.files[name].name}: {what} with --hole {hole}; is the polarity right?")
+                file = storage.join(self.finished.masks, self.files[name].name)
+                raise EvaluationError(f"{file}: {what} with --hole {hole}; is the polarity right?")
         _check_polarity(self.finished, masks)
         place = self.finished.masks
         return hole_set(place, f"files of {storage.name_of(place)}", masks)
@@ -151,14 +153,15 @@ def _check_holes(
     """
     for name, file in masks.items():
         true, fill = truth.read(name), filled.read(name)
-        hole = load_mask(archives.read(file), hole=finished.hole, threshold="nearest", size=None, name=file.name) > 0
+        place = storage.join(finished.masks, file.name)
+        hole = load_mask(archives.read(file), hole=finished.hole, threshold="nearest", size=None, name=place) > 0
         if not (true.shape == fill.shape and hole.shape == true.shape[:2] and 0 < hole.mean() < 1):
             continue  # refused by name elsewhere, or of another size
         error = np.abs(true.astype(np.int16) - fill).mean(axis=2)
         inside, outside = float(error[hole].mean()), float(error[~hole].mean())
         if outside > max(LEAST_ERROR, WRONG_WAY * inside):
             raise EvaluationError(
-                f"{file.name}: with --hole {finished.hole} the fill differs from the truth by {outside:.1f} levels "
+                f"{place}: with --hole {finished.hole} the fill differs from the truth by {outside:.1f} levels "
                 f"outside the hole and {inside:.1f} inside; is it the other polarity, or another image's mask?"
             )
 
@@ -166,9 +169,13 @@ def _check_holes(
 def _mask_files(url: str) -> dict[str, archives.Entry]:
     try:
         with archives.open_source(url) as entries:
-            return {entry.name.rpartition(".")[0]: entry for entry in entries if is_picture(entry.name)}
+            found = [entry for entry in entries if is_picture(entry.name)]
     except DataError as error:
         raise EvaluationError(str(error)) from error
+    by_name = {entry.name.rpartition(".")[0]: entry for entry in found}
+    if len(by_name) < len(found):
+        raise EvaluationError(f"{url}: {len(found)} masks share {len(by_name)} names; keep one file per name")
+    return by_name
 
 
 def _check_names(finished: FinishedImages, filled: Pictures, truth: Pictures, masks: dict[str, archives.Entry]) -> None:

@@ -76,30 +76,30 @@ def load_feature_networks(
 
 
 def _load(flavour: Flavour, source: str, sha256: str | None, device: torch.device | str) -> FeatureNetwork:
-    if source == weights.RANDOM:
+    option = f"--features {flavour}"
+    path = weights.resolve("inception_v3", source, sha256=sha256, option=option)
+    if path is None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             model = _architecture(flavour)
         return FeatureNetwork(flavour, _frozen(model, device), False, weights.RANDOM)
-    path = weights.resolve("inception_v3", source, sha256=sha256)
-    assert path is not None
     digest = weights.file_sha256(path)
     script = _as_script(path)
     if script is not None:
         return FeatureNetwork(flavour, _frozen(script, device), True, digest)
     if flavour == "nvidia":
-        raise WeightsError(f"nvidia weights: {source} is not TorchScript; give NVIDIA's inception file")
-    state = weights.load("inception_v3", str(path))
+        raise WeightsError(f"{option}={source} is not TorchScript; give NVIDIA's inception file")
+    state = weights.load("inception_v3", str(path), option=option)
     assert state is not None
     model = _architecture(flavour)
     wanted = model.state_dict()
     kept = {key: value for key, value in state.items() if key in wanted}
     if missing := sorted(wanted.keys() - kept.keys() - {key for key in wanted if key.endswith("num_batches_tracked")}):
-        raise WeightsError(f"{flavour} weights: {source} has no {missing[0]}; give the state dict of Inception v3")
+        raise WeightsError(f"{option}={source} has no {missing[0]}; give the state dict of Inception v3")
     try:
         model.load_state_dict(kept, strict=False)
     except RuntimeError as error:
-        raise WeightsError(f"{flavour} weights: {source} does not fit Inception v3 ({error})") from error
+        raise WeightsError(f"{option}={source} does not fit Inception v3 ({error})") from error
     return FeatureNetwork(flavour, _frozen(model, device), False, digest)
 
 

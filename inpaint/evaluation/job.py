@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -109,6 +109,7 @@ def prepare(request: EvaluationRequest) -> Job:
         absent=perceptual.absent,
     )
     _check_used(request, plan)
+    _check_sets(plan, inceptions)
     _check_sizes(plan, subject.run)
     out = request.out or storage.join(subject.home or request.root, "evaluations")
     return Job(request, subject, plan, perceptual, inceptions, dataset, skipped, device, out)
@@ -243,6 +244,19 @@ def _check_used(request: EvaluationRequest, plan: Plan) -> None:
         raise EvaluationError(f"{idle} has no effect under {', '.join(plan.shares)}; leave it out or add a --protocol")
 
 
+def _check_sets(plan: Plan, inceptions: Mapping[str, FeatureNetwork]) -> None:
+    """Refuse FID and its kin of a single image.
+
+    Raises:
+        EvaluationError: naming the protocol.
+    """
+    for name, share in plan.shares.items():
+        how = share.protocol.set_scores
+        if how and how.weights in inceptions and len(share.by_image) < 2:
+            scores = ", ".join(how.scores)
+            raise EvaluationError(f"{name}: {scores} of 1 image; a set has at least 2. Score more, or no --features")
+
+
 def _networks(request: EvaluationRequest, device: torch.device) -> Networks:
     """LPIPS and face scores, as far as their networks are at hand."""
     distances = load_perceptual(request.lpips, device=device, sha256=request.sha256)
@@ -262,6 +276,7 @@ def _prepare_finished(
     about: dict[str, Any] = {"kind": "finished images", "name": request.subject, "images": finished.images}
     about["fingerprint"] = plan.pictures.fingerprint
     _check_used(request, plan)
+    _check_sets(plan, inceptions)
     out = request.out or storage.join(request.root, "evaluations")
     subject = Subject(request.subject, about, {ONE_SHOT: fill})
     return Job(request, subject, plan, perceptual, inceptions, dataset, skipped, device, out)

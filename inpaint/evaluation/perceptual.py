@@ -92,7 +92,7 @@ def load_perceptual(
     """
     for network in sources:
         if network not in BACKBONES:
-            raise EvaluationError(f"lpips {network}: no such network; known: {', '.join(BACKBONES)}")
+            raise EvaluationError(f"--lpips {network}: no such network; known: {', '.join(BACKBONES)}")
     present, absent = {}, {}
     for network, backbone in BACKBONES.items():
         source = sources.get(network) or (_already_here(backbone) if network != "squeeze" else None)
@@ -102,7 +102,9 @@ def load_perceptual(
                 f"--lpips {network}=PATH or s3://... reads them"
             )
             continue
-        present[f"lpips_{network}"] = _load(network, source, (sha256 or {}).get(network), device)
+        present[f"lpips_{network}"] = _load(
+            network, source, (sha256 or {}).get(network), device, option=f"--lpips {network}"
+        )
     return Networks(present, absent)
 
 
@@ -123,7 +125,8 @@ def load_asked(sources: Mapping[str, str], *, device: torch.device | str) -> Net
         if found is None:
             absent[f"lpips_{network}"] = f"no {BACKBONES[network]} weights on this machine"
         else:
-            present[f"lpips_{network}"] = replace(_load(network, found, None, device), memory=Memory())
+            model = _load(network, found, None, device, option=f"evaluation.lpips.{network}")
+            present[f"lpips_{network}"] = replace(model, memory=Memory())
     return Networks(present, absent)
 
 
@@ -136,7 +139,7 @@ def _already_here(backbone: str) -> str | None:
     return str(path) if path.is_file() else None
 
 
-def _load(network: str, source: str, sha256: str | None, device: torch.device | str) -> Lpips:
+def _load(network: str, source: str, sha256: str | None, device: torch.device | str, *, option: str) -> Lpips:
     import lpips
 
     backbone = BACKBONES[network]
@@ -144,11 +147,11 @@ def _load(network: str, source: str, sha256: str | None, device: torch.device | 
         warnings.simplefilter("ignore")  # the package still asks torchvision for `pretrained=`
         torch.manual_seed(0)
         model = lpips.LPIPS(net=network, pnet_rand=True, verbose=False)
-    state = weights.load(backbone, source, sha256=sha256)
+    state = weights.load(backbone, source, sha256=sha256, option=option)
     if state is None:
         return Lpips(network, _frozen(model, device), weights.RANDOM)
-    _fill_backbone(model, state, f"{backbone} weights: {source}")
-    path = weights.resolve(backbone, source, sha256=sha256)
+    _fill_backbone(model, state, f"{option}={source}")
+    path = weights.resolve(backbone, source, sha256=sha256, option=option)
     return Lpips(network, _frozen(model, device), weights.file_sha256(path))
 
 

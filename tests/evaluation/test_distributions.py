@@ -211,6 +211,34 @@ def test_the_tensorflow_port_averages_over_what_lies_inside_and_ends_with_a_maxi
     assert torch.allclose(block(x)[:, -192:], block.branch_pool(F.max_pool2d(x, 3, stride=1, padding=1)), atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("source", "sha256", "message"),
+    [
+        ("/nowhere/i.pth", {}, "^--features tf-port=/nowhere/i.pth is not a file; give --features tf-port=SOURCE, "),
+        ("torchvision", {}, "^--features tf-port=torchvision: torchvision has none; give --features tf-port="),
+        ("random", {"tf-port": "00ff"}, "^--features tf-port=random: .* sha256 00ff has no effect; leave it out"),
+    ],
+)
+def test_a_source_that_cannot_be_used_is_named_as_it_was_given(source, sha256, message):
+    with pytest.raises(WeightsError, match=message):
+        load_feature_networks({"tf-port": source}, device="cpu", sha256=sha256)
+
+
+def test_fid_of_one_image_is_refused_before_anything_is_scored(tmp_path):
+    from PIL import Image
+
+    from inpaint.config.evaluation import EvaluationRequest
+    from inpaint.evaluation.job import prepare
+
+    Image.new("RGB", (32, 32)).save(tmp_path / "only.png")
+    sources = {"tf-port": script(tmp_path / "colours.pt")}
+    root = tmp_path / "root"
+    asked = {"subject": "baseline:mean-colour", "data": str(tmp_path), "size": 32, "root": str(root), "device": "cpu"}
+    with pytest.raises(EvaluationError, match=r"inp-v1: fid, kid of 1 image; a set has at least 2"):
+        prepare(EvaluationRequest(**asked, features=sources))
+    assert not root.exists()
+
+
 def test_wrong_feature_files_are_refused_by_name(tmp_path):
     with pytest.raises(EvaluationError, match="known: torchvision, tf-port, nvidia"):
         load_feature_networks({"inception": "x"}, device="cpu")

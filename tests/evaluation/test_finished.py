@@ -76,6 +76,10 @@ def empty(folders):
     Image.new("L", (48, 48)).save(folders / "masks" / "photo-02.png")
 
 
+def double(folders):
+    Image.new("L", (48, 48)).save(folders / "masks" / "photo-02.bmp")
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -83,7 +87,8 @@ def empty(folders):
         (lose, "masks has 3 images and .*filled 4; photo-02 of .*filled is not in masks"),
         (add, "truth has 4 images and .*filled 5; photo-09"),
         (stretch, "photo-02: the mask is 48×30 and the truth 48×48"),
-        (empty, "photo-02.png: no hole with --hole white; is the polarity right"),
+        (double, "masks: 5 masks share 4 names; keep one file per name"),
+        (empty, "masks/photo-02.png: no hole with --hole white; is the polarity right"),
     ],
 )
 def test_sets_that_do_not_match_are_refused_and_nothing_is_written(folders, damage, message):
