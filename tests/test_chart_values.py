@@ -3,6 +3,7 @@
 The table is written anew by `INPAINT_WRITE_TABLE=1 pytest tests/test_chart_values.py`.
 """
 
+import fnmatch
 import json
 import os
 import re
@@ -106,3 +107,13 @@ def test_the_table_in_the_readme_lists_every_value():
         path.write_text(before + BEGIN + table() + END + after)
     assert path.read_text() == before + BEGIN + table() + END + after
     assert table().count("\n") > 100
+
+
+def test_the_values_that_the_main_readme_names_are_there():
+    section = (CHART.parent / "README.md").read_text().split("### Every value of the chart")[1].split("\n## ")[0]
+    rows = "\n".join(row for row in section.splitlines() if row.startswith("| `"))
+    named = re.findall(r"`([\w.*]+\.[\w.*]+)`", rows)
+    there = {".".join(path) for path, _, _ in value_lines()}
+    there |= {".".join(path[:end]) for path, _, _ in value_lines() for end in range(1, len(path))}
+    assert len(named) > 10
+    assert [name for name in named if not fnmatch.filter(there, name.replace("NAME", "gpu"))] == []
