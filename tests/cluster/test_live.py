@@ -1,4 +1,4 @@
-"""On a real cluster with KubeRay: install, test, submit, lose a worker and the head, stop, resume, upgrade, uninstall.
+"""On a real cluster with KubeRay: install, test, submit, lose a worker and the head, stop, resume, score, uninstall.
 
     KUBECONFIG=... pytest -m cluster tests/cluster/test_live.py
 
@@ -13,14 +13,17 @@ about half an hour on two free cores with 8 GB, and is skipped, with the reason,
     INPAINT_LIVE_NAMESPACE  a namespace instead of a fresh one
 """
 
+import io
 import json
 import os
 import time
 import uuid
+import zipfile
 from pathlib import Path
 
 import pytest
 import yaml
+from PIL import Image
 from typer.testing import CliRunner
 
 from inpaint import __version__
@@ -37,6 +40,7 @@ IMAGE = os.environ.get("INPAINT_LIVE_IMAGE", f"inpaint:{__version__}")
 KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 SECRET = "live-store-keys"
 MINUTES = 60.0
+SHORT = ("stages.gan.steps=20", "checkpoints.every=10", "evaluation.every=20")
 
 
 @pytest.fixture(scope="module")
@@ -152,21 +156,34 @@ def shards(installed, store):
         write_photos(run, print)
 
 
+@pytest.fixture(scope="module")
+def finished(namespace, shards):
+    """Name of a run that has come to its end."""
+    name = fresh()
+    submit(name, namespace, *SHORT)
+    ended(name, namespace)
+    return name
+
+
 def test_helm_test_passes_under_restricted_pod_security(helm, installed):
     assert "written, read and deleted" in helm.test("live", timeout=300, logs=True)["logs"]
 
 
 def test_a_run_survives_the_loss_of_a_worker_and_of_the_head(core, namespace, shards):
-    name = f"live-{uuid.uuid4().hex[:6]}"
+    name = fresh()
     submit(name, namespace, "stages.gan.steps=20000", "checkpoints.every=50")
     assert cli("submit", "train", "tiny", "--name", name, "-n", namespace, *settings(20000, 50)).startswith(
         f"{name}: already on its way"
     )
     first = until(lambda: shown(name, namespace)["progress"]["checkpoint_step"], 15 * MINUTES)
 
-    kill(core, namespace, name, "worker", 30)  # as a node does that is drained: Ray hears of it first
-    again = until(lambda: newer(shown(name, namespace), first), 15 * MINUTES)
-    kill(core, namespace, name, "head", 0)
+    head = pods(core, namespace, name, "head")
+    lose(core, namespace, name, "worker", 30)  # as a node does that is drained: Ray hears of it first
+    drained = shown(name, namespace)["progress"]["checkpoint_step"]  # no worker lives that could write another
+    assert drained >= first
+    again = until(lambda: newer(shown(name, namespace), drained), 15 * MINUTES)
+    assert pods(core, namespace, name, "head") == head  # it was the same driver that went on
+    lose(core, namespace, name, "head", 0)
     states = set()
     until(lambda: states.add(shown(name, namespace)["state"]) or newer(shown(name, namespace), again), 20 * MINUTES)
     assert states & {"head lost", "running", "starting"}
@@ -185,22 +202,63 @@ def test_a_run_survives_the_loss_of_a_worker_and_of_the_head(core, namespace, sh
     until(lambda: not pods(core, namespace, name), 5 * MINUTES)
 
 
-def test_a_short_run_finishes_and_can_be_pulled(namespace, store, shards, tmp_path):
-    name = f"live-{uuid.uuid4().hex[:6]}"
-    submit(name, namespace, "stages.gan.steps=20", "checkpoints.every=10", "evaluation.every=20")
-    until(lambda: shown(name, namespace)["finished"], 15 * MINUTES)
-    assert shown(name, namespace)["state"] == "succeeded"
-    assert cli("submit", "train", "tiny", "--name", name, "-n", namespace,
-               *sets("stages.gan.steps=20", "checkpoints.every=10", "evaluation.every=20")).startswith(
-        f"{name}: has already finished"
-    )  # fmt: skip
-    cli("pull", name, "--root", store[0], "-o", tmp_path / "model")
+def test_a_short_run_finishes_and_can_be_pulled(namespace, store, finished, tmp_path):
+    again = cli("submit", "train", "tiny", "--name", finished, "-n", namespace, *sets(*SHORT))
+    assert again.startswith(f"{finished}: has already finished")
+    cli("pull", finished, "--root", store[0], "-o", tmp_path / "model")
     assert list((tmp_path / "model").rglob("*.safetensors"))
+
+
+def test_a_finished_run_is_scored_on_the_cluster(namespace, store, finished, tmp_path):
+    cli("submit", "evaluate", finished, "-n", namespace, "--set", "limit=8", "--cpus", "0.5", "--workers", "2")
+    ended(f"{finished}-eval", namespace)
+    page = json.loads(cli("report", finished, "--root", store[0], "-o", tmp_path, "--json"))
+    assert "inp-v1" in Path(page["md"]).read_text()
+
+
+def test_images_become_shards_on_the_cluster(namespace, store, shards, tmp_path):
+    from skimage import data
+
+    from inpaint import storage
+
+    with zipfile.ZipFile(tmp_path / "photos.zip", "w") as archive:
+        for photo in ("astronaut", "coffee", "chelsea"):
+            file = io.BytesIO()
+            Image.fromarray(getattr(data, photo)()).save(file, "PNG")
+            archive.writestr(f"{photo}.png", file.getvalue())
+    name = fresh()
+    source, target = f"{store[0]}/raw/{name}.zip", f"{store[0]}/shards/{name}/train"
+    storage.upload(tmp_path / "photos.zip", source)
+    cli("submit", "shards", source, target, "-n", namespace, "--workers", "1", "--short-side", "64")
+    ended(f"{name}-train-shards", namespace)
+    assert "3 samples" in cli("shards", "verify", target)
+
+
+def test_a_search_makes_its_trials_on_the_cluster(namespace, store, shards, tmp_path):
+    name = fresh()
+    (tmp_path / f"{name}.yaml").write_text(
+        "preset: tiny\nmetrics: {psnr: max}\ntrials: 2\nvary: {method.weights.l1: {loguniform: [0.1, 10]}}\n"
+        "settings: {stages.gan.steps: 4, evaluation.every: 4, evaluation.images: 4, data.cache_gib: 1,\n"
+        "  resources.num_workers: 1, resources.cpus_per_worker: 0.5}\n"
+    )
+    cli("submit", "sweep", tmp_path / f"{name}.yaml", "-n", namespace, "--concurrent", "2")
+    ended(f"{name}-sweep", namespace)
+    records = json.loads(cli("sweep", "status", name, "--root", store[0], "--json"))["records"]
+    assert [record["status"] for record in records.values()] == ["finished", "finished"]
+
+
+def test_a_run_without_data_says_so_and_is_not_worked_at_again(namespace, store, installed):
+    name = fresh()
+    submit(name, namespace, f"data.train={store[0]}/nowhere")
+    told = until(lambda: shown(name, namespace)["progress"]["verdict"], 10 * MINUTES)  # on a new cluster of KubeRay's
+    assert told.startswith(f"{store[0]}/nowhere: no shards with an index here")
+    assert shown(name, namespace)["state"] == "failing"
+    cli("stop", name, "-n", namespace, "--now")
 
 
 def test_an_impossible_run_says_why_it_is_stuck(namespace, shards, helm, values):
     """A pod larger than any node: the reason is told, and stopping removes it."""
-    name = f"live-{uuid.uuid4().hex[:6]}"
+    name = fresh()
     giant = merge(values, {"workerGroups": {"giant": {"cpus": 4000, "memory": "4Ti", "shm": "1Gi"}}})
     helm.upgrade(str(CHART), "live", giant, namespace=namespace, timeout=120)
     cli("submit", "train", "tiny", "--name", name, "-n", namespace, "--group", "giant", *sets())
@@ -255,6 +313,18 @@ def settings(steps, every):
     return sets(f"stages.gan.steps={steps}", f"checkpoints.every={every}")
 
 
+def fresh():
+    """A name that nothing has yet."""
+    return f"live-{uuid.uuid4().hex[:6]}"
+
+
+def ended(name, namespace):
+    """Wait until it has, and well."""
+    until(lambda: shown(name, namespace)["finished"], 15 * MINUTES)
+    about = shown(name, namespace)
+    assert about["state"] == "succeeded", about
+
+
 def submit(name, namespace, *assignments):
     assert "submitted" in cli("submit", "train", "tiny", "--name", name, "-n", namespace, *sets(*assignments))
 
@@ -273,9 +343,12 @@ def pods(core, namespace, name, node_type=None):
     return [pod.metadata.name for pod in core.list_namespaced_pod(namespace, label_selector=selector).items]
 
 
-def kill(core, namespace, name, node_type, grace_seconds):
-    for pod in pods(core, namespace, name, node_type):
+def lose(core, namespace, name, node_type, grace_seconds):
+    """Delete a run's pods of a type, and wait until others are in their place."""
+    lost = pods(core, namespace, name, node_type)
+    for pod in lost:
         core.delete_namespaced_pod(pod, namespace, grace_period_seconds=grace_seconds)
+    until(lambda: (now := pods(core, namespace, name, node_type)) and not set(now) & set(lost), 5 * MINUTES)
 
 
 def until(look, seconds):
