@@ -165,19 +165,19 @@ def _result_html(found: Found) -> str:
             parts.append(html.notes(notes_of(found.result, name)))
     for title, tables in found.result.differences.items():
         for name, table in tables.items():
-            parts.append(f"<h3>{html.text(f'{title}, paired, {name}')}</h3>{_table_html(name, table)}")
+            parts.append(f"<h3>{html.text(f'{title}, paired, {name}')}</h3>{_table_html(name, table, paired=True)}")
     return "".join(parts) + html.folded("stamp", json.dumps(found.result.stamp.to_dict(), indent=1))
 
 
-def _table_html(name: str, table: Table) -> str:
+def _table_html(name: str, table: Table, *, paired: bool = False) -> str:
     rules = PROTOCOLS[name]
     columns = list(dict.fromkeys(column for cells in table.values() for column in cells))
 
     def cell(estimate: Estimate | None, column: str) -> str:
         if estimate is None:
             return "–"
-        mean = html.text(mean_text(rules, column, estimate))
-        return f"{mean}<small>{html.text(interval_text(rules, column, estimate))}</small>"
+        mean = html.text(mean_text(rules, column, estimate, paired=paired))
+        return f"{mean}<small>{html.text(interval_text(rules, column, estimate, paired=paired))}</small>"
 
     rows = [
         [html.text(row), str(next(iter(cells.values())).n), *(cell(cells.get(column), column) for column in columns)]
@@ -234,7 +234,7 @@ def _markdown(facts: Facts, health: Health, leaks: Sequence[str]) -> str:
                 lines += [f"- {note}" for note in notes_of(found.result, name)]
         for title, tables in found.result.differences.items():
             for name, table in tables.items():
-                lines += ["", f"### {title}, paired, {name}", "", *_markdown_table(name, table)]
+                lines += ["", f"### {title}, paired, {name}", "", *_markdown_table(name, table, paired=True)]
     if facts.pictures:
         rows = [[s.bin, s.rank, s.image, f"{s.psnr:.2f}", f"{s.ratio:.1%}"] for s in facts.pictures]
         lines += ["", "## Pictures (on the HTML page)", ""]
@@ -251,18 +251,21 @@ def _last_values(history: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     ]
 
 
-def _markdown_table(name: str, table: Table) -> list[str]:
+def _markdown_table(name: str, table: Table, *, paired: bool = False) -> list[str]:
     rules = PROTOCOLS[name]
     columns = list(dict.fromkeys(column for cells in table.values() for column in cells))
     rows = [
-        [row, str(next(iter(cells.values())).n), *(_markdown_cell(name, c, cells.get(c)) for c in columns)]
+        [row, str(next(iter(cells.values())).n), *(_markdown_cell(name, c, cells.get(c), paired) for c in columns)]
         for row, cells in table.items()
     ]
     return _markdown_rows(["hole %", "n", *(label_of(rules, column) for column in columns)], rows)
 
 
-def _markdown_cell(name: str, column: str, cell: Estimate | None) -> str:
-    return f"{mean_text(PROTOCOLS[name], column, cell)} {interval_text(PROTOCOLS[name], column, cell)}" if cell else "–"
+def _markdown_cell(name: str, column: str, cell: Estimate | None, paired: bool) -> str:
+    if cell is None:
+        return "–"
+    rules = PROTOCOLS[name]
+    return f"{mean_text(rules, column, cell, paired=paired)} {interval_text(rules, column, cell, paired=paired)}"
 
 
 def _markdown_rows(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

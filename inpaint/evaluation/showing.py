@@ -38,32 +38,38 @@ def result_tables(result: Result, *, width: int) -> Group:
         shown += [Text(f"  {note}", style="yellow") for note in notes_of(result, name)]
     for title, differences in result.differences.items():
         for name, table in differences.items():
-            shown += _grids(f"{title}, paired ({name})", PROTOCOLS[name], {"": table}, width)
+            shown += _grids(f"{title}, paired ({name})", PROTOCOLS[name], {"": table}, width, paired="")
     shown += [Text(f"{name}: left out, {why}", style="yellow") for name, why in result.skipped.items()]
     if len(result.stamp.protocols) > 2:
         shown += spread_tables(result)
     return Group(*shown)
 
 
+FINER = 1  # digits more in a paired difference, which is far surer than either mean
 SPREAD_BINS = ("10-20", "20-30", "30-40", "40-50")
 SPREAD = {"PSNR dB": ("psnr",), "SSIM": ("ssim",), "L1 or MAE": ("l1", "mae")}
 
 
 def spread_tables(result: Result) -> list[RichTable]:
-    """The same fills under every protocol, side by side: how far apart the published ways of scoring lie."""
+    """The same fills under every protocol, side by side: how far apart the published ways of scoring lie.
+
+    `all` is the mean over the pairs of each protocol; those of one mask for each image have no like bins.
+    """
     tables = next(iter(result.tables.values()))
     shown = []
     for title, names in SPREAD.items():
-        grid = RichTable(title=f"{title} of the same fills by hole %", title_justify="left")
-        for heading in ("protocol", "score", *SPREAD_BINS):
-            grid.add_column(heading, justify="right" if heading in SPREAD_BINS else "left")
-        for protocol, table in tables.items():
-            rules = PROTOCOLS[protocol]
-            column = next((c for c in names if any(c in cells for cells in table.values())), None)
-            if column and any(row in table for row in SPREAD_BINS) and rules.pairing == "each_bin":
-                cells = [table.get(row, {}).get(column) for row in SPREAD_BINS]
-                texts = ["-" if cell is None else mean_text(rules, column, cell) for cell in cells]
-                grid.add_row(protocol, label_of(rules, column), *texts)
+        grid = RichTable(title=f"{title} of one filler under every protocol, by hole %", title_justify="left")
+        for heading in ("protocol", "score", *SPREAD_BINS, ALL):
+            grid.add_column(heading, justify="left" if heading in ("protocol", "score") else "right")
+        for protocol, rules in PROTOCOLS.items():
+            table = tables.get(protocol, {})
+            column = next((name for name in names if name in table.get(ALL, {})), None)
+            if column is None:
+                continue
+            bins = SPREAD_BINS if rules.pairing == "each_bin" else ("",) * len(SPREAD_BINS)
+            cells = [table.get(row, {}).get(column) for row in (*bins, ALL)]
+            texts = ["-" if cell is None else mean_text(rules, column, cell) for cell in cells]
+            grid.add_row(protocol, label_of(rules, column), *texts)
         shown.append(grid)
     return shown
 
@@ -116,7 +122,10 @@ def published_table(item: Beside, *, width: int) -> Group:
             shown.add_row(bin_name, f"ours: {row.label}", *cells, n, row.marks, style="bold")
         for (label, name), gain in item.gains.items():
             if name == bin_name and rules:
-                cells = [_cell(rules, table.columns.get(m, m), gain.get(m), brief=width < 110) for m in table.metrics]
+                brief = width < 110
+                cells = [
+                    _cell(rules, table.columns.get(m, m), gain.get(m), brief=brief, paired=True) for m in table.metrics
+                ]
                 shown.add_row(bin_name, label, *cells, str(next(iter(gain.values())).n), "paired", style="bold")
         shown.add_section()
     notes = [f"{'*' * (i + 1)} {doubt}" for i, doubt in enumerate(table.doubts)] + [f"- {note}" for note in table.notes]
@@ -133,7 +142,7 @@ def comparison_table(item: Comparison, *, width: int) -> Group:
     """Two results by one protocol: both means, and their paired difference where the stamps agree."""
     rules = PROTOCOLS[item.protocol]
     tables = {"A": item.ours, "B": item.theirs} | ({"A - B": item.difference} if item.difference else {})
-    shown: list[RenderableType] = [*_grids(item.protocol, rules, tables, width)]
+    shown: list[RenderableType] = [*_grids(item.protocol, rules, tables, width, paired="A - B")]
     if item.marks:
         shown.append(Text("  FORCED: not scored alike, so no number here says which is better", style="bold red"))
         shown += [Text(f"  {mark}", style="red") for mark in item.marks]
@@ -178,29 +187,39 @@ def better_of(protocol: Protocol, column: str) -> str:
     return (METRICS.get(found.metric) or NETWORK_METRICS[found.metric]).better if found else "lower"
 
 
-def mean_text(protocol: Protocol, column: str, cell: Estimate) -> str:
-    """The mean as printed; perfect images are counted beside it."""
-    text = "inf" if math.isinf(cell.mean) else f"{cell.mean:.{digits_of(protocol, column)}f}"
+def mean_text(protocol: Protocol, column: str, cell: Estimate, *, paired: bool = False) -> str:
+    """The mean as printed, a paired difference with its sign; perfect images are counted beside it."""
+    text = "inf" if math.isinf(cell.mean) else _number(protocol, column, cell.mean, paired)
     return f"{text} ({cell.perfect} perfect)" if cell.perfect else text
 
 
-def interval_text(protocol: Protocol, column: str, cell: Estimate) -> str:
+def interval_text(protocol: Protocol, column: str, cell: Estimate, *, paired: bool = False) -> str:
     """The 95 % interval as printed; empty where the mean is infinite."""
     if math.isinf(cell.mean):
         return ""
+    return f"[{', '.join(_number(protocol, column, end, paired) for end in (cell.low, cell.high))}]"
+
+
+def _number(protocol: Protocol, column: str, value: float, paired: bool) -> str:
     digits = digits_of(protocol, column)
-    return f"[{cell.low:.{digits}f}, {cell.high:.{digits}f}]"
+    return f"{value:+z.{digits + FINER}f}" if paired else f"{value:.{digits}f}"
 
 
-def _grids(title: str, protocol: Protocol, tables: Mapping[str, Table], width: int) -> list[RichTable]:
-    """The table, cut into as many as its columns need."""
+def _grids(
+    title: str, protocol: Protocol, tables: Mapping[str, Table], width: int, *, paired: str | None = None
+) -> list[RichTable]:
+    """The table, cut into as many as its columns need; the rows of the subject `paired` are paired differences."""
     columns = list(dict.fromkeys(column for table in tables.values() for column in table[ALL]))
     room = width - 15 - (max(map(len, tables)) + 3 if len(tables) > 1 else 0)
     groups: list[list[str]] = [[]]
     used = 0
     for column in columns:
-        cells = [row[column] for table in tables.values() for row in table.values() if column in row]
-        widths = [len(interval_text(protocol, column, cell)) for cell in cells]
+        widths = [
+            len(interval_text(protocol, column, row[column], paired=subject == paired))
+            for subject, table in tables.items()
+            for row in table.values()
+            if column in row
+        ]
         needs = max(len(label_of(protocol, column)), *widths) + 3
         if groups[-1] and used + needs > room:
             groups.append([])
@@ -208,10 +227,12 @@ def _grids(title: str, protocol: Protocol, tables: Mapping[str, Table], width: i
         groups[-1].append(column)
         used += needs
     titles = [title, *["" for _ in groups[1:]]]
-    return [_grid(title, protocol, tables, group) for title, group in zip(titles, groups, strict=True)]
+    return [_grid(title, protocol, tables, group, paired) for title, group in zip(titles, groups, strict=True)]
 
 
-def _grid(title: str, protocol: Protocol, tables: Mapping[str, Table], columns: Sequence[str]) -> RichTable:
+def _grid(
+    title: str, protocol: Protocol, tables: Mapping[str, Table], columns: Sequence[str], paired: str | None
+) -> RichTable:
     shown = RichTable(title=title or None, title_justify="left")
     for heading in ("hole %", "n"):
         shown.add_column(heading)
@@ -225,18 +246,22 @@ def _grid(title: str, protocol: Protocol, tables: Mapping[str, Table], columns: 
         for subject, table in tables.items():
             cells = table[row]
             n = next(iter(cells.values())).n
-            texts = [_cell(protocol, column, cells.get(column)) for column in columns]
+            texts = [_cell(protocol, column, cells.get(column), paired=subject == paired) for column in columns]
             shown.add_row(row, str(n), *([subject] if several else []), *texts)
     return shown
 
 
-def _cell(protocol: Protocol, column: str, cell: Estimate | None, *, brief: bool = False) -> str:
+def _cell(
+    protocol: Protocol, column: str, cell: Estimate | None, *, brief: bool = False, paired: bool = False
+) -> str:
     """Mean over interval; `brief` gives half the interval's width instead."""
     if cell is None:
         return "-"
+    mean = mean_text(protocol, column, cell, paired=paired)
     if brief and math.isfinite(cell.mean):
-        return f"{mean_text(protocol, column, cell)}\n±{(cell.high - cell.low) / 2:.{digits_of(protocol, column)}f}"
-    return f"{mean_text(protocol, column, cell)}\n{interval_text(protocol, column, cell)}"
+        digits = digits_of(protocol, column) + FINER * paired
+        return f"{mean}\n±{(cell.high - cell.low) / 2:.{digits}f}"
+    return f"{mean}\n{interval_text(protocol, column, cell, paired=paired)}"
 
 
 def _printed(table: PublishedTable, number: Number | None) -> str:
