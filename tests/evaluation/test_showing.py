@@ -31,8 +31,9 @@ def test_the_spread_has_a_row_for_every_protocol_that_measures_the_score():
     without_error = {"lama-2021", "dina-2024", "ce-128"}
     for grid, missing in ((psnr, without_psnr), (ssim, set()), (error, without_error)):
         assert list(grid.columns[0].cells) == [name for name in PROTOCOLS if name not in missing]
-    console = Console(width=120, record=True, quiet=True)
-    console.print(psnr)
-    row = next(line for line in console.export_text().splitlines() if "mat-2022" in line)
+    console = Console(width=120)
+    with console.capture() as printed:
+        console.print(psnr)
+    row = next(line for line in printed.get().splitlines() if "mat-2022" in line)
     found = result.tables["mean"]["mat-2022"]["all"]["psnr"].mean
     assert [cell.strip() for cell in row.split("│")[3:-1]] == ["-", "-", "-", "-", f"{found:.2f}"]
