@@ -133,12 +133,20 @@ def evaluation_task(request: EvaluationRequest, resources: ResourcesConfig, *, n
         kind="evaluate",
         name=_label(name or request.subject.rpartition("/")[2].removeprefix("baseline:")),
         root=request.root,
-        url=request.out or f"{request.root.rstrip('/')}/evaluations",
+        url=request.out or f"{_home(request).rstrip('/')}/evaluations",
         file=EvaluationFile(request=request, resources=resources).model_dump(mode="json"),
         workers=resources.num_workers,
         gpus=resources.gpus_per_worker,
         cpus=resources.cpus_per_worker,
     )
+
+
+def _home(request: EvaluationRequest) -> str:
+    """The folder that results belong in: the run's, else the root."""
+    subject = request.subject
+    if subject.startswith("baseline:") or request.finished:
+        return request.root
+    return subject.partition("/checkpoints/")[0] if "/" in subject else f"{request.root.rstrip('/')}/runs/{subject}"
 
 
 def sweep_task(sweep: SweepConfig, *, root: str, concurrent: int) -> Task:

@@ -348,3 +348,18 @@ def _strict(node):
     if isinstance(node.get("properties"), dict) and not keep and node.get("type") == "object":
         node.setdefault("additionalProperties", False)
     return node
+
+
+@pytest.mark.parametrize(
+    ("request_", "url"),
+    [
+        ({"subject": "paris"}, "s3://lab/x/runs/paris/evaluations"),
+        ({"subject": "s3://other/runs/paris"}, "s3://other/runs/paris/evaluations"),
+        ({"subject": "s3://other/paris/checkpoints/0000000400"}, "s3://other/paris/evaluations"),
+        ({"subject": "baseline:telea", "data": "s3://lab/x/shards/demo/test"}, "s3://lab/x/evaluations"),
+        ({"subject": "paris", "out": "s3://lab/elsewhere"}, "s3://lab/elsewhere"),
+    ],
+)
+def test_an_evaluation_names_the_folder_into_which_its_results_go(request_, url):
+    request = EvaluationRequest(root="s3://lab/x/", **request_)
+    assert evaluation_task(request, ResourcesConfig(), name="scores").url == url
