@@ -28,7 +28,7 @@ from inpaint.evaluation.parts import joined, kept_parts, read_part, to_parquet, 
 from inpaint.evaluation.perceptual import Networks, load_perceptual
 from inpaint.evaluation.pictures import open_pictures
 from inpaint.evaluation.plan import Plan, make_plan
-from inpaint.evaluation.protocols import Protocol, find_protocols
+from inpaint.evaluation.protocols import DATA_SETS, Protocol, data_set, find_protocols
 from inpaint.evaluation.results import Result
 from inpaint.evaluation.subjects import ONE_SHOT, PROGRESSIVE, Subject, load_subject
 
@@ -174,7 +174,10 @@ def finish(job: Job) -> Result:
     result = assemble(
         job.plan,
         [everything],
-        {name: {**job.subject.about, "fill": name, "data": job.plan.pictures.name} for name in names},
+        {
+            name: {**job.subject.about, "fill": name, "data": job.plan.pictures.name, "scored_on": job.dataset}
+            for name in names
+        },
         perceptual=job.perceptual,
         inceptions=job.inceptions,
         dataset=job.dataset,
@@ -293,12 +296,11 @@ def _data_url(request: EvaluationRequest, run: RunConfig | None) -> str:
 
 
 def _dataset_of(url: str, run: RunConfig | None) -> str:
-    """A data set's name: the run's for its own set, else the part of the path that is known."""
-    if run and url == run.held_out_url:
-        return run.data.dataset
-    known = ("places2", "celeba-hq", "celeba", "psv")
+    """A data set's name: the run's for the set beside its own, else the part of the path that is known."""
+    if run and url == run.held_out_url and run.data.held_out is None:
+        return data_set(run.data.dataset)
     parts = url.lower().replace("_", "-").split("/")
-    return next((name for part in reversed(parts) for name in known if part == name), storage.name_of(url))
+    return data_set(next((part for part in reversed(parts) if part in DATA_SETS), storage.name_of(url)))
 
 
 def _fitting(names: Sequence[str], run: RunConfig | None) -> tuple[list[Protocol], dict[str, str]]:

@@ -130,7 +130,7 @@ class Protocol:
 
     def demanded(self, dataset: str) -> int:
         """Images that the publication scored on `dataset`; the least of its sets when it has none of that name."""
-        return self.images.get(dataset, min(self.images.values(), default=1))
+        return self.images.get(data_set(dataset), min(self.images.values(), default=1))
 
 
 def _tens(*edges: float) -> tuple[Bin, ...]:
@@ -261,7 +261,7 @@ _ALL = (
         image_resize="bilinear",
         bins=_SIX,
         perfect="capped",
-        images={"psv": 100, "celeba-hq": 2_000},
+        images={"paris-streetview": 100, "celeba-hq": 2_000},
         mask_kinds=_NVIDIA,
     ),
     Protocol(
@@ -269,7 +269,7 @@ _ALL = (
         "hybrid dilated paper, Tables VI to VIII: one mask per image over all ratios, 8-bit RGB, L1 in percent",
         columns=_composite("rounded", ssim="ssim_gaussian_valid", psnr="psnr_rgb", l1="l1_rgb"),
         pairing="one_mask",
-        images={"celeba-hq": 3_000, "places2": 2_000, "psv": 100},
+        images={"celeba-hq": 3_000, "places2": 2_000, "paris-streetview": 100},
         mask_kinds=_NVIDIA,
     ),
     Protocol(
@@ -289,6 +289,15 @@ _ALL = (
 )
 
 PROTOCOLS: Mapping[str, Protocol] = {protocol.name: protocol for protocol in _ALL}
+
+
+_SAME_IMAGES = {"psv": "paris-streetview", "celeba-hq-27000": "celeba-hq", "celeba-182339": "celeba"}
+DATA_SETS = tuple(dict.fromkeys([name for protocol in _ALL for name in protocol.images] + [*_SAME_IMAGES]))
+
+
+def data_set(name: str) -> str:
+    """The name by which protocols and tables know a data set; splits of it by other counts are the same data set."""
+    return _SAME_IMAGES.get(name, name)
 
 
 def find_protocols(names: list[str]) -> tuple[Protocol, ...]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from inpaint.evaluation.collection import Found
-from inpaint.evaluation.protocols import PROTOCOLS
+from inpaint.evaluation.protocols import PROTOCOLS, data_set
 from inpaint.evaluation.published import Number, PublishedTable
 from inpaint.evaluation.results import ALL, Table
 from inpaint.evaluation.statistics import Estimate
@@ -16,7 +16,7 @@ ONE_SHOT = "one-shot"
 MARKS = {
     "P": "another protocol or image size than the paper's",
     "M": "other masks than the paper's",
-    "D": "another data set or number of images than the paper's",
+    "D": "another data set, in scoring or training, or number of images than the paper's",
     "B": "another training budget than the paper's, or the paper gives none",
     "L": "images of the test set are in the training set",
     "R": "random feature weights",
@@ -170,10 +170,8 @@ def _marks(table: PublishedTable, found: Found, name: str, leak: str | None) -> 
         marks["P"] = f"at {conditions['size']} pixels, not {PROTOCOLS[name].size}"
     if conditions["mask_kind"] == "drawn strokes" and PROTOCOLS[name].mask_kinds != "any":
         marks["M"] = f"drawn strokes, not {PROTOCOLS[name].mask_kinds}"
-    dataset, count = about.get("dataset"), conditions["n of images"]
-    if dataset != table.dataset or count != table.images:
-        published = f"{table.images:,} of {table.dataset}" if table.images else f"an unknown number of {table.dataset}"
-        marks["D"] = f"{count:,} images of {dataset}, not {published}"
+    if data := _other_data(table, str(about.get("scored_on", "unknown data")), int(conditions["n of images"]), str(about["dataset"])):
+        marks["D"] = data
     if about.get("step") != table.steps:
         wanted = f", not {table.steps:,}" if table.steps else "; the paper gives no number"
         marks["B"] = f"{about.get('step'):,} steps{wanted}"
@@ -182,3 +180,14 @@ def _marks(table: PublishedTable, found: Found, name: str, leak: str | None) -> 
     if any(digest == "random" for digest in conditions["metrics"].values()):
         marks["R"] = "random feature weights"
     return marks
+
+
+def _other_data(table: PublishedTable, scored_on: str, count: int, trained_on: str) -> str:
+    """In what the images of a result, or those of its training, are not the paper's."""
+    said = []
+    if scored_on != table.dataset or count != table.images:
+        published = f"{table.images:,} of {table.dataset}" if table.images else f"an unknown number of {table.dataset}"
+        said.append(f"{count:,} images of {scored_on}, not {published}")
+    if data_set(trained_on) != table.dataset:
+        said.append(f"trained on {trained_on}, not {table.dataset}")
+    return "; ".join(said)

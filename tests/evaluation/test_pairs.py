@@ -83,7 +83,9 @@ def test_the_registry_holds_the_twelve_named_protocols_with_their_published_numb
     }  # fmt: skip
     assert PROTOCOLS["isnet-2022-test"].images == {"places2": 10_000, "celeba": 5_000}
     assert PROTOCOLS["mat-2022"].images == {"places2": 36_500, "celeba-hq": 2_993}
-    assert PROTOCOLS["hdc-gated"].images == {"celeba-hq": 3_000, "places2": 2_000, "psv": 100}
+    assert PROTOCOLS["hdc-gated"].images == {"celeba-hq": 3_000, "places2": 2_000, "paris-streetview": 100}
+    demanded = [PROTOCOLS["hdc-gated"].demanded(name) for name in ("celeba-hq-27000", "psv", "places2")]
+    assert demanded == [3_000, 100, 2_000]
     assert PROTOCOLS["edgeconnect-2019"].mask_loading == "any_hole"
     assert PROTOCOLS["isnet-2022-test"].mask_loading == "any_valid"
     assert PROTOCOLS["isfrnet-2023"].bins == (Bin(0.2, 0.4), Bin(0.4, 0.6))

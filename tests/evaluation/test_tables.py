@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 
 import pytest
 
@@ -86,7 +87,8 @@ def grey(image, mask):
 
 def ours(protocols, **about):
     result = evaluate_fillers({"one-shot": grey}, photographs(3), protocols=protocols, size=64, limit=3)
-    described = {"kind": "checkpoint", "method": "isnet", "run": "first", "step": 400, "dataset": "demo"} | about
+    described = {"kind": "checkpoint", "method": "isnet", "run": "first", "step": 400, "dataset": "demo"}
+    described |= {"scored_on": "demo"} | about
     subjects = {"one-shot": {**described, "fill": "one-shot"}}
     return Found("store/first", dataclasses.replace(result, subjects=subjects), 0.0)
 
@@ -102,9 +104,31 @@ def test_ours_stand_under_each_bin_with_a_mark_for_everything_that_differs():
     assert row.why == (
         "at 64 pixels, not 256",
         "drawn strokes, not 12,000 irregular test masks of NVIDIA",
-        "3 images of demo, not 10,000 of places2",
+        "3 images of demo, not 10,000 of places2; trained on demo, not places2",
         "400 steps; the paper gives no number",
     )
+
+
+@pytest.mark.parametrize(
+    ("about", "why"),
+    [
+        ({"scored_on": "paris-streetview", "dataset": "paris-streetview"}, "3 images of .*, not 100 of paris-str"),
+        ({"scored_on": "paris-streetview", "dataset": "demo"}, ".*; trained on demo, not paris-streetview"),
+        ({"scored_on": "places2", "dataset": "paris-streetview"}, "3 images of places2, not 100 of paris-streetview$"),
+    ],
+)
+def test_what_was_scored_and_what_was_trained_on_are_marked_apart(about, why):
+    laid = beside(TABLES["dina_table1"], [ours(["dina-2024"], method="edge_texture", **about)])
+    marks = dict(zip(laid.ours[0].marks, laid.ours[0].why, strict=True))
+    assert re.match(why, marks["D"])
+
+
+def test_a_run_on_the_papers_own_images_has_no_mark_of_data():
+    found = ours(["dina-2024"], method="edge_texture", scored_on="paris-streetview", dataset="paris-streetview")
+    conditions = found.result.stamp.protocols["dina-2024"] | {"n of images": 100}
+    stamp = dataclasses.replace(found.result.stamp, protocols={"dina-2024": conditions})
+    found = dataclasses.replace(found, result=dataclasses.replace(found.result, stamp=stamp))
+    assert "D" not in beside(TABLES["dina_table1"], [found]).ours[0].marks
 
 
 def test_another_protocol_stands_in_and_is_marked_and_another_method_does_not():
