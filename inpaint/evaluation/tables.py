@@ -170,7 +170,8 @@ def _marks(table: PublishedTable, found: Found, name: str, leak: str | None) -> 
         marks["P"] = f"at {conditions['size']} pixels, not {PROTOCOLS[name].size}"
     if conditions["mask_kind"] == "drawn strokes" and PROTOCOLS[name].mask_kinds != "any":
         marks["M"] = f"drawn strokes, not {PROTOCOLS[name].mask_kinds}"
-    if data := _other_data(table, str(about.get("scored_on", "unknown data")), int(conditions["n of images"]), str(about["dataset"])):
+    scored_on, count = str(about.get("scored_on", "unknown data")), int(conditions["n of images"])
+    if data := _other_data(table, scored_on, count, str(about["dataset"])):
         marks["D"] = data
     if about.get("step") != table.steps:
         wanted = f", not {table.steps:,}" if table.steps else "; the paper gives no number"
