@@ -12,11 +12,6 @@ import torch
 
 log = logging.getLogger(__name__)
 
-_AUTOGRAD = {
-    "force_non_lazy_backward_lowering": True,
-    "donated_buffer": False,  # updates that share one forward keep its graph for each other
-}
-
 
 def compiled(function: Callable[..., Any], *, name: str) -> Callable[..., Any]:
     """`function` compiled for the shapes it is called with, or as it is when the compiler cannot.
@@ -30,6 +25,8 @@ def compiled(function: Callable[..., Any], *, name: str) -> Callable[..., Any]:
     from torch._inductor.exc import InductorError
 
     _keep_kernels()
+    autograd_config.force_non_lazy_backward_lowering = True
+    autograd_config.donated_buffer = False  # backward reads it too: updates that share a forward keep its graph
     run = torch.compile(function, dynamic=False)
     fallen_back = False
 
@@ -37,8 +34,7 @@ def compiled(function: Callable[..., Any], *, name: str) -> Callable[..., Any]:
         nonlocal fallen_back
         if not fallen_back:
             try:
-                with autograd_config.patch(_AUTOGRAD):
-                    return run(*inputs)
+                return run(*inputs)
             except (TorchDynamoException, InductorError) as error:
                 fallen_back = True
                 log.warning("%s cannot be compiled and runs as written: %s", name, str(error).strip().splitlines()[0])
@@ -48,6 +44,10 @@ def compiled(function: Callable[..., Any], *, name: str) -> Callable[..., Any]:
 
 
 def _keep_kernels() -> None:
+    """Name a folder that outlives the machine's temporary files, unless the environment names one."""
+    from torch._inductor.runtime.cache_dir_utils import default_cache_dir
+
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "inpaint" / "compiled"
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache / "inductor"))
+    if os.environ.get("TORCHINDUCTOR_CACHE_DIR", default_cache_dir()) == default_cache_dir():  # torch's imports set it
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(cache / "inductor")
     os.environ.setdefault("TRITON_CACHE_DIR", str(cache / "triton"))
