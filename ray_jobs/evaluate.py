@@ -17,6 +17,7 @@ from typing import Any
 import ray
 
 from inpaint import storage
+from inpaint.cluster.task import evaluation_url
 from inpaint.config.base import load_yaml, validate
 from inpaint.config.evaluation import EvaluationFile, EvaluationRequest
 from inpaint.errors import ClusterError, InpaintError
@@ -24,6 +25,7 @@ from inpaint.evaluation.job import Job, finish, prepare, score_missing
 from inpaint.evaluation.parts import kept_parts
 from inpaint.evaluation.results import Result
 from ray_jobs.runtime import start_ray
+from ray_jobs.verdict import once_for_all
 
 TRIES = 3  # deaths of workers in one evaluation
 Progress = Callable[[int, int], None]
@@ -180,14 +182,15 @@ def main() -> None:
         text = Path(arguments.file).read_text()
         asked = validate(EvaluationFile, load_yaml(text, place=arguments.file), place=arguments.file)
         resources = asked.resources
-        job, _ = run_on_ray(
-            asked.request,
-            workers=resources.num_workers,
-            gpus=resources.gpus_per_worker,
-            cpus=resources.cpus_per_worker,
-            address=arguments.address,
-            progress=lambda done, total: print(f"{done}/{total} parts", flush=True),
-        )
+        with once_for_all(evaluation_url(asked.request)):
+            job, _ = run_on_ray(
+                asked.request,
+                workers=resources.num_workers,
+                gpus=resources.gpus_per_worker,
+                cpus=resources.cpus_per_worker,
+                address=arguments.address,
+                progress=lambda done, total: print(f"{done}/{total} parts", flush=True),
+            )
     except InpaintError as error:
         print(f"inpaint: {error}", file=sys.stderr)
         sys.exit(1)

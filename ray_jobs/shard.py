@@ -19,6 +19,7 @@ from inpaint.archives import Entry
 from inpaint.cli.shards import write
 from inpaint.data.shards import UNFINISHED, Progress, ShardResult, ShardTask, write_shard
 from inpaint.errors import ClusterError, DataError, InpaintError
+from ray_jobs.verdict import once_for_all
 
 AHEAD = 2  # tasks handed out per worker, so that none waits for the next
 
@@ -90,8 +91,10 @@ def main() -> None:
     """Entry point: as `inpaint shards write`, with one line and exit code 1 for an InpaintError."""
     app = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
     app.command(help=__doc__)(write)
+    destination = sys.argv[2] if len(sys.argv) > 2 else ""  # where `submit shards` puts it
     try:
-        app(obj=on_ray)
+        with once_for_all(destination):
+            app(obj=on_ray)
     except InpaintError as error:
         print(f"shard: {error}", file=sys.stderr)
         sys.exit(1)

@@ -23,12 +23,12 @@ from inpaint import storage
 from inpaint.checkpoints import latest
 from inpaint.checkpoints.records import check_free, describe
 from inpaint.config import RunConfig, load_run
-from inpaint.errors import InpaintError, StorageError, TrainingError
+from inpaint.errors import InpaintError, StorageError
 from ray_jobs.attempt import LOG_FORMAT, Attempt, Broken
 from ray_jobs.lease import Lease
 from ray_jobs.preflight import check_data
 from ray_jobs.signals import StopSignal, stop_signal
-from ray_jobs.verdict import MendableError, remember, verdict
+from ray_jobs.verdict import MendableError, once_for_all
 
 log = logging.getLogger(__name__)
 
@@ -193,28 +193,14 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     try:
         run = with_absolute_root(load_run(arguments.run))
-        result = _unless_settled(run, address=arguments.address)
+        with once_for_all(run.url):
+            check_data(run)
+            result = run_training(run, address=arguments.address, on_progress=partial(_print_progress, run))
     except InpaintError as error:
         print(f"inpaint: {error}", file=sys.stderr)
         sys.exit(1)
     print(f"{result['reason']} at step {result['step']}")
     sys.exit(128 + result["signal"] if result.get("signal") else 0)
-
-
-def _unless_settled(run: RunConfig, *, address: str | None) -> dict[str, Any]:
-    """Train, unless this very task has already ended for good on another cluster.
-
-    Raises:
-        InpaintError: as `run_training`, or what ended it then.
-    """
-    if (said := verdict(run.url)) is not None:
-        raise TrainingError(said)
-    try:
-        check_data(run)
-        return run_training(run, address=address, on_progress=partial(_print_progress, run))
-    except InpaintError as error:
-        remember(run.url, error)
-        raise
 
 
 def _print_progress(run: RunConfig, progress: Mapping[str, Any]) -> None:

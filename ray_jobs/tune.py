@@ -42,6 +42,7 @@ from inpaint.sweep.trials import (
 )
 from ray_jobs.lease import Lease
 from ray_jobs.preflight import machine, preflight
+from ray_jobs.verdict import once_for_all
 
 log = logging.getLogger(__name__)
 
@@ -255,7 +256,8 @@ def main(arguments: list[str] | None = None) -> int:
 
     try:
         sweep = load_sweep(options.definition, budget=options.budget)
-        records = run_sweep(sweep, root=options.root, address=options.address)
+        with once_for_all(sweep_url(sweep.name, root=options.root)):
+            records = run_sweep(sweep, root=options.root, address=options.address)
         if stop_is_asked(sweep_url(sweep.name, root=options.root)):
             print(f"stopped with {len(records)} trials recorded; start it again to go on")
     except InpaintError as error:

@@ -7,18 +7,41 @@ that somebody submits anew is another task, so that what was mended is tried.
 from __future__ import annotations
 
 import json
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from inpaint import storage
 from inpaint.cluster.task import FILE_FOLDER, TASK_NAME, VERDICT_FILE
-from inpaint.errors import InpaintError, StorageError, TrainingError
+from inpaint.errors import ClusterError, InpaintError, StorageError, TrainingError
 
 TASK_FILE = Path(FILE_FOLDER, TASK_NAME)
 
 
 class MendableError(TrainingError):
     """Training cannot go on here and now; later, or on another cluster, it may."""
+
+
+MENDABLE = (StorageError, ClusterError, MendableError)
+
+
+@contextmanager
+def once_for_all(url: str) -> Iterator[None]:
+    """Do what is inside unless this very task has ended for good before, and keep an error that ends it so.
+
+    Args:
+        url: of the folder that belongs to the task.
+
+    Raises:
+        InpaintError: what ended it before, or now.
+    """
+    if (said := verdict(url)) is not None:
+        raise InpaintError(said)
+    try:
+        yield
+    except InpaintError as error:
+        remember(url, error)
+        raise
 
 
 def verdict(url: str) -> str | None:
@@ -40,7 +63,7 @@ def verdict(url: str) -> str | None:
 def remember(url: str, error: InpaintError) -> None:
     """Keep an error that no other cluster will mend; where the store does not answer, the next one tries again."""
     task = _task()
-    if not task or isinstance(error, StorageError | MendableError):
+    if not task or isinstance(error, MENDABLE):
         return
     with suppress(StorageError):
         said = {"task": task, "message": str(error)}

@@ -133,7 +133,7 @@ def evaluation_task(request: EvaluationRequest, resources: ResourcesConfig, *, n
         kind="evaluate",
         name=_label(name or request.subject.rpartition("/")[2].removeprefix("baseline:")),
         root=request.root,
-        url=request.out or f"{_home(request).rstrip('/')}/evaluations",
+        url=evaluation_url(request),
         file=EvaluationFile(request=request, resources=resources).model_dump(mode="json"),
         workers=resources.num_workers,
         gpus=resources.gpus_per_worker,
@@ -141,12 +141,14 @@ def evaluation_task(request: EvaluationRequest, resources: ResourcesConfig, *, n
     )
 
 
-def _home(request: EvaluationRequest) -> str:
-    """The folder that results belong in: the run's, else the root."""
-    subject = request.subject
+def evaluation_url(request: EvaluationRequest) -> str:
+    """The folder below which results go: as asked, else the run's, else the root's."""
+    subject, root = request.subject, request.root.rstrip("/")
     if subject.startswith("baseline:") or request.finished:
-        return request.root
-    return subject.partition("/checkpoints/")[0] if "/" in subject else f"{request.root.rstrip('/')}/runs/{subject}"
+        home = root
+    else:
+        home = subject.partition("/checkpoints/")[0].rstrip("/") if "/" in subject else f"{root}/runs/{subject}"
+    return request.out or f"{home}/evaluations"
 
 
 def sweep_task(sweep: SweepConfig, *, root: str, concurrent: int) -> Task:

@@ -6,8 +6,9 @@ import pytest
 import yaml
 
 from inpaint import storage
+from inpaint.data import shards
 from inpaint.errors import DataError, StorageError
-from ray_jobs import train, verdict
+from ray_jobs import evaluate, shard, train, tune, verdict
 from ray_jobs.lease import LeaseLostError
 from ray_jobs.toy import toy_run
 from ray_jobs.verdict import MendableError, remember
@@ -66,6 +67,37 @@ def test_missing_data_is_said_without_training(start, task):
 def test_what_another_cluster_may_mend_is_tried_there(start, task, error):
     assert start(error)[2] == 1
     assert start(error)[2] == 2
+
+
+@pytest.mark.parametrize("kind", ["sweep", "evaluate", "shards"])
+def test_the_other_entry_points_do_the_same(kind, root, tmp_path, task, monkeypatch, capsys):
+    words, place, at, worker = {
+        "sweep": (["search.yaml", "--root", str(root)], root / "sweeps" / "search", tune, "run_sweep"),
+        "evaluate": (["request.yaml"], root / "runs" / "paris" / "evaluations", evaluate, "run_on_ray"),
+        "shards": ([str(root / "raw"), str(root / "set"), "--workers", "1"], root / "set", shards, "write_shards"),
+    }[kind]
+    search = "preset: tiny\nmetrics: {psnr: max}\ntrials: 1\nvary: {seed: {choice: [1]}}\n"
+    (tmp_path / "search.yaml").write_text(search)
+    request = {"request": {"subject": "paris", "root": str(root)}, "resources": {}}
+    (tmp_path / "request.yaml").write_text(yaml.safe_dump(request))
+    monkeypatch.chdir(tmp_path)
+    asked = []
+
+    def refuse(*arguments, **options):
+        asked.append(arguments)
+        raise DataError("nothing there")
+
+    monkeypatch.setattr(at, worker, refuse)
+    monkeypatch.setattr(sys, "argv", [kind, *words])
+    for _ in range(2):
+        try:
+            code = (shard if kind == "shards" else at).main()
+        except SystemExit as ended:
+            code = ended.code
+        assert code == 1
+        assert ": nothing there" in capsys.readouterr().err
+    assert len(asked) == 1
+    assert (place / "verdict.json").is_file()
 
 
 def test_outside_of_kubernetes_every_start_tries(start):
