@@ -60,7 +60,8 @@ def spread_tables(result: Result) -> list[RichTable]:
     for title, names in SPREAD.items():
         grid = RichTable(title=f"{title} of one filler under every protocol, by hole %", title_justify="left")
         for heading in ("protocol", "score", *SPREAD_BINS, ALL):
-            grid.add_column(heading, justify="left" if heading in ("protocol", "score") else "right")
+            left = heading in ("protocol", "score")
+            grid.add_column(heading, justify="left" if left else "right", no_wrap=left)
         for protocol, rules in PROTOCOLS.items():
             table = tables.get(protocol, {})
             column = next((name for name in names if name in table.get(ALL, {})), None)
