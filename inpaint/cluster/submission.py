@@ -96,7 +96,8 @@ def submit(
             raise ClusterError(f"{error}{_what_differs(cluster, manifests)}") from None
         if existing is not None and action == "attach":
             cluster.put_run_file(manifests.config_map, owner=existing)  # mends a submission that broke off in between
-            return Outcome("running", name, _changed_resources(existing, job))
+            notes = (_failed_before(existing), _changed_resources(existing, job))
+            return Outcome("running", name, "; ".join(filter(None, notes)))
         if action == "done":
             return Outcome("finished", name, "")
         _check(cluster, manifests, exists=existing is not None)
@@ -147,6 +148,13 @@ def _until_gone(cluster: Cluster, job: Object, seconds: float) -> None:
                 f"`kubectl describe rayjob {job['metadata']['name']}`"
             )
         time.sleep(min(2.0, seconds / 50))
+
+
+def _failed_before(existing: Object) -> str:
+    """That KubeRay tries a task again; what was mended meanwhile may come too late for it."""
+    failed = (existing.get("status") or {}).get("failed")
+    name = existing["metadata"]["name"]
+    return f"it has failed {failed}× and is tried again; see `inpaint jobs show {name}`" if failed else ""
 
 
 def _changed_resources(existing: Object, wanted: Object) -> str:

@@ -71,6 +71,14 @@ def test_more_workers_under_the_same_name_are_said_to_have_no_effect(cluster, ma
     assert outcome.note == "it keeps its workers (1 × cpu); stop it first to change them (2 × cpu)"
 
 
+def test_submitting_what_kuberay_tries_again_says_that_it_has_failed(cluster, api, make_manifests):
+    submit(cluster, make_manifests())
+    api.set_status("paris", jobDeploymentStatus="Initializing", failed=1)
+    outcome = submit(cluster, make_manifests())
+    assert outcome.result == "running"
+    assert outcome.note == "it has failed 1× and is tried again; see `inpaint jobs show paris`"
+
+
 def test_a_job_of_somebody_else_keeps_its_name(cluster, api, make_manifests):
     api.put("rayjobs", {"metadata": {"name": "paris"}, "spec": {}})
     with pytest.raises(ClusterError, match="RayJob that inpaint did not make"):
