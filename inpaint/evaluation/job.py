@@ -30,6 +30,7 @@ from inpaint.evaluation.pictures import open_pictures
 from inpaint.evaluation.plan import Plan, make_plan
 from inpaint.evaluation.protocols import DATA_SETS, Protocol, data_set, find_protocols
 from inpaint.evaluation.results import Result
+from inpaint.evaluation.stamp import scoring_code
 from inpaint.evaluation.subjects import ONE_SHOT, PROGRESSIVE, Subject, load_subject
 
 Progress = Callable[[int, int], None]
@@ -63,9 +64,9 @@ class Job:
 
     @property
     def digest(self) -> str:
-        """Of everything that decides the numbers."""
+        """Of everything that decides the numbers, the code among it: parts of another version are not gone on from."""
         networks = {name: network.sha256 for name, network in {**self.perceptual.present, **self.inceptions}.items()}
-        values = [self.plan.digest, dict(self.subject.about), list(self.subject.fillers), networks]
+        values = [self.plan.digest, dict(self.subject.about), list(self.subject.fillers), networks, scoring_code()]
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
     @property

@@ -62,6 +62,14 @@ def test_a_stopped_job_scores_only_what_is_missing_and_ends_like_an_unbroken_one
     assert resumed == unbroken.to_dict()
 
 
+def test_parts_that_another_version_of_the_code_scored_are_not_gone_on_from(tmp_path, monkeypatch):
+    job = prepare(request(tmp_path))
+    score_missing(job, [0])
+    assert kept_parts(prepare(request(tmp_path)).parts_url) == {0}
+    monkeypatch.setattr("inpaint.evaluation.job.scoring_code", lambda: {"version": "0.1.0", "scoring": "other"})
+    assert kept_parts(prepare(request(tmp_path)).parts_url) == set()
+
+
 def test_parts_keep_every_digit(tmp_path):
     job = prepare(request(tmp_path, limit=3))
     score_missing(job)
