@@ -63,7 +63,7 @@ def verdict(url: str) -> str | None:
 def remember(url: str, error: InpaintError) -> None:
     """Keep an error that no other cluster will mend; where the store does not answer, the next one tries again."""
     task = _task()
-    if not task or isinstance(error, MENDABLE):
+    if not task or (isinstance(error, MENDABLE) and not isinstance(error, storage.MissingObject)):
         return
     with suppress(StorageError):
         said = {"task": task, "message": str(error)}

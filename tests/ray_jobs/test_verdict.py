@@ -54,6 +54,12 @@ def test_the_next_cluster_says_it_again_and_a_new_submission_tries(start, task):
     assert start({"step": 12, "reason": "finished"}) == (0, "", 2)
 
 
+def test_a_url_that_names_nothing_is_not_tried_again_although_a_silent_store_is(start, task):
+    gone = storage.MissingObject("s3://lab/none.zip: there is no such object")
+    assert start(gone)[2] == 1
+    assert start(gone) == (1, "inpaint: s3://lab/none.zip: there is no such object", 1)
+
+
 def test_missing_data_is_said_without_training(start, task):
     code, said, trained = start(None, "data.train=nowhere")
     assert (code, trained) == (1, 0)
