@@ -148,7 +148,8 @@ class RayCluster:
                 with urllib.request.urlopen(request, timeout=self._timeout) as answer:
                     return bytes(answer.read())
             except urllib.error.HTTPError as error:
-                text = error.read().decode(errors="replace").strip()
+                with error:
+                    text = error.read().decode(errors="replace").strip()
                 if error.code in (502, 503, 504) and attempt + 1 < TRIES:
                     time.sleep(0.3 * 2**attempt)
                     continue

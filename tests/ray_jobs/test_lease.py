@@ -34,7 +34,7 @@ def test_a_lease_that_was_given_back_is_taken_at_once_and_attempts_are_counted(r
 
 
 def test_a_second_driver_is_refused_while_the_first_is_alive_and_names_it(run):
-    with Lease(run).acquire():  # which renews it so seldom that it does not write its own host in between
+    with Lease(run, lifetime_seconds=3600).acquire():  # renewed so seldom that its own host is not written in between
         rewrite(run, host="elsewhere")  # not this machine, so only renewals tell that it lives
         renew = multiprocessing.get_context("fork").Process(target=_renew, args=(run, 20))
         renew.start()
