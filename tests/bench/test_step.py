@@ -106,6 +106,7 @@ def test_the_bench_measures_a_step_of_every_method(name):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")  # torch's own
 def test_the_compiled_step_is_the_plain_one_to_rounding():
     tiny = load_run("isnet-places2", assignments=[*SMALL, "method.initialisation=orthogonal"])
     smooth = without_kinks(tiny)
