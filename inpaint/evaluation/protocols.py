@@ -78,6 +78,7 @@ class SetScores:
         scores: of `fid`, `kid`, `pids`, `uids`.
         needs: images below which a value is marked `fid@N`.
         covariances: in FID, divided by n - 1 or, as NVIDIA's codes do, by n.
+        levels: how fills become the 8-bit images that the network sees.
     """
 
     weights: Literal["torchvision", "tf-port", "nvidia"]
@@ -85,6 +86,7 @@ class SetScores:
     scores: tuple[str, ...] = ("fid",)
     needs: int = 10_000
     covariances: Literal["sample", "population"] = "sample"
+    levels: Levels = "rounded"
 
 
 @dataclass(frozen=True)
@@ -200,7 +202,7 @@ _ALL = (
         image_resize="bilinear",
         mask_loading="any_hole",
         bins=_FOUR,
-        set_scores=SetScores("torchvision", "bilinear"),
+        set_scores=SetScores("torchvision", "bilinear", levels="truncated"),
         mask_kinds=_NVIDIA,
     ),
     Protocol(
@@ -211,7 +213,7 @@ _ALL = (
         pairing="one_mask",
         bins=_TEN_OF_LAMA,
         images={"places2": 30_000, "celeba-hq": 2_000},
-        set_scores=SetScores("tf-port", "bilinear"),
+        set_scores=SetScores("tf-port", "bilinear", levels="truncated"),
         mask_kinds="generated thin, medium or thick strokes",
     ),
     Protocol(
@@ -237,7 +239,7 @@ _ALL = (
         "AOT-GAN's evaluation of saved images: RGB PSNR, RGB uniform 7 SSIM, error over sum",
         columns=_composite("truncated", mae="l1_over_sum_rgb", psnr="psnr_rgb", ssim="ssim_rgb_uniform_7"),
         bins=_SIX,
-        set_scores=SetScores("torchvision", "bilinear"),
+        set_scores=SetScores("torchvision", "bilinear", levels="truncated"),
         mask_kinds="partial-convolution masks by ratio",
     ),
     Protocol(

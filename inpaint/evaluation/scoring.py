@@ -180,7 +180,7 @@ class _Features:
             if how.weights not in self.inceptions:
                 continue
             network = self.inceptions[how.weights]
-            of_fills = network(to_levels(completed, "rounded"), how.resize).cpu().numpy()
+            of_fills = network(to_levels(completed, how.levels), how.resize).cpu().numpy()
             of_truths = network(truth, how.resize).cpu().numpy()
             for place, scene in enumerate(scenes):
                 for share, pair in scene.asked:

@@ -9,7 +9,9 @@ from inpaint.evaluation.baselines import mean_colour
 from inpaint.evaluation.evaluate import evaluate_fillers
 from inpaint.evaluation.holes import HoleSource
 from inpaint.evaluation.metrics import METRICS, Comparison
+from inpaint.evaluation.plan import make_plan
 from inpaint.evaluation.protocols import PROTOCOLS
+from inpaint.evaluation.scoring import anonymous, score_images
 from inpaint.evaluation.stamp import check_comparable
 from inpaint.imaging import composite
 from tests.evaluation.scenes import photographs
@@ -175,3 +177,27 @@ def test_photographs_are_cropped_to_the_centre_and_brought_to_the_size():
     photo[:, 10:50] = 200
     assert (square(photo, size=40, resize="lanczos") == 200).all()
     assert square(photo, size=16, resize="bilinear").shape == (16, 16, 3)
+
+
+@pytest.mark.parametrize(("protocol", "level"), [("inp-v1", 64), ("edgeconnect-2019", 63), ("lama-2021", 63)])
+def test_a_feature_network_sees_fills_on_the_levels_that_the_published_code_saves(protocol, level):
+    """0.25 × 255 = 63.75: rounded 64, truncated 63."""
+    seen = []
+
+    def look(images, resize):
+        seen.append(images)
+        return images.flatten(1)[:, :2]
+
+    how, photos = PROTOCOLS[protocol], photographs(1)
+    plan = make_plan(
+        [how], photos, HoleSource(), size=64, dataset="", limit=1, seed=0, batch=8, present={}, absent={}
+    )  # fmt: skip
+    score_images(
+        plan,
+        {name: photos.read(name) for name in photos.ids},
+        {"dark": anonymous(dark)},
+        inceptions={how.set_scores.weights: look},
+    )
+    fills, truths = seen[0], seen[1]
+    filled = (fills != truths).all(dim=1)
+    assert (fills[:, 0][filled] * 255).unique().tolist() == [level]
