@@ -18,15 +18,13 @@ from torch.nn.utils import parametrize
 
 from inpaint.nn.precision import without_autocast
 
-FEW_ROWS = 8  # fewer than four are known to need it
-
 
 @torch.library.custom_op("inpaint::kept_product", mutates_args=())
 def _kept_product(rows: Tensor, u: Tensor) -> Tensor:
-    """Wᵀ u, [rest], of an operator that torch.compile's backward keeps the result of.
+    """Wᵀ u, [rest], of W, [out, rest], and u, [out], as an operator whose result torch.compile keeps for backward.
 
-    Where W has fewer than four rows the compiler would keep u instead and multiply again in the backward pass, by a u
-    that the forward pass has moved on meanwhile: the gradient would then belong to another v.
+    Of its own operators it may keep u instead and multiply again (it does where W has three rows), by a u that the
+    forward pass has moved on meanwhile: the gradient would then belong to another v.
     """
     return rows.T @ u
 
@@ -77,8 +75,8 @@ class SpectralNorm(nn.Module):
         if not self.training:
             u, v = self._u.clone(), _laid_like(weight, self._v)
             return torch.dot(u, rows @ v), u, v
-        few = len(rows) < FEW_ROWS and torch.compiler.is_compiling()
-        v, _ = self._normalised(_kept_product(rows, self._u) if few else rows.T @ self._u)
+        product = _kept_product(rows, self._u) if torch.compiler.is_compiling() else rows.T @ self._u
+        v, _ = self._normalised(product)
         u, sigma = self._normalised(rows @ v)  # uᵀ W v is the length of W v, since u points along it
         self._u.copy_(u)
         self._v.copy_(_laid_back(weight, v))
