@@ -6,7 +6,6 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 export OMP_NUM_THREADS ?= 1
-export UV_LINK_MODE ?= copy
 
 .PHONY: install demo test test-slow lint clean
 
