@@ -23,6 +23,7 @@ from inpaint.nn.canny import canny, grey, precision_recall
 from inpaint.nn.features import LAYERS, FeatureNetwork, paired_features
 from inpaint.nn.neighbourhood_attention import NeighbourhoodAttention
 from inpaint.nn.patch_discriminator import PatchDiscriminator
+from inpaint.nn.reflection import reflection_pad
 from inpaint.nn.spectral import conv
 
 STD = 0.02  # of initial weights, EdgeConnect
@@ -59,8 +60,8 @@ class ResidualAttentionBlock(nn.Module):
             )
 
     def forward(self, features: Tensor) -> Tensor:
-        branch = F.relu(F.instance_norm(self.first(_reflected(features, 2))))
-        branch = F.instance_norm(self.second(_reflected(branch, 1)))
+        branch = F.relu(F.instance_norm(self.first(reflection_pad(features, 2))))
+        branch = F.instance_norm(self.second(reflection_pad(branch, 1)))
         if self.attention is None:
             return features + branch
         if self.attends_to_branch:
@@ -97,13 +98,13 @@ class Generator(nn.Module):
         self.last = conv(w, outputs, 7, bias=True, spectral=False, std=STD)
 
     def forward(self, seen: Tensor) -> Tensor:
-        features = _reflected(seen, 3)
+        features = reflection_pad(seen, 3)
         for layer in self.encoder:
             features = F.relu(F.instance_norm(layer(features)))
         features = self.middle(features)
         for layer in self.decoder:
             features = F.relu(F.instance_norm(layer(features)))
-        return self.last(_reflected(features, 3))
+        return self.last(reflection_pad(features, 3))
 
 
 @dataclass(frozen=True)
@@ -328,10 +329,6 @@ class EdgeTexture(Method):
 
     def inference_networks(self) -> tuple[str, ...]:
         return ("edge_generator", "texture_generator")
-
-
-def _reflected(features: Tensor, pixels: int) -> Tensor:
-    return F.pad(features, (pixels,) * 4, mode="reflect")
 
 
 def _up(inputs: int, outputs: int, *, spectral: bool) -> nn.Module:

@@ -29,6 +29,7 @@ from inpaint.nn.features import LAYERS, FeatureNetwork, paired_features
 from inpaint.nn.output_shards import OutputShards
 from inpaint.nn.patch_discriminator import PatchDiscriminator
 from inpaint.nn.psp import Design, Encoder, face_pool, load_published
+from inpaint.nn.reflection import reflection_pad
 from inpaint.nn.stylegan2 import StyleGAN2, decoder_widths
 
 SLOPE = 0.2
@@ -56,15 +57,15 @@ class IdentityRefiner(nn.Module):
         self.last = _conv(w, 3, 7)
 
     def forward(self, seen: Tensor) -> Tensor:
-        features = F.relu(F.instance_norm(self.first(_reflected(seen, 3))))
+        features = F.relu(F.instance_norm(self.first(reflection_pad(seen, 3))))
         for layer in self.down:
             features = F.relu(F.instance_norm(layer(features)))
         for first, second in self.blocks:
-            branch = F.relu(F.instance_norm(first(_reflected(features, 1))))
-            features = features + F.instance_norm(second(_reflected(branch, 1)))
+            branch = F.relu(F.instance_norm(first(reflection_pad(features, 1))))
+            features = features + F.instance_norm(second(reflection_pad(branch, 1)))
         for layer in self.up:
             features = F.relu(F.instance_norm(layer(features)))
-        return torch.tanh(self.last(_reflected(features, 3)))
+        return torch.tanh(self.last(reflection_pad(features, 3)))
 
 
 class StructureEncoder(nn.Module):
@@ -388,10 +389,6 @@ def _unit(image: Tensor) -> Tensor:
 
 def _holed(image: Tensor, mask: Tensor, fill: float) -> Tensor:
     return image * (1 - mask) + fill * mask
-
-
-def _reflected(features: Tensor, pixels: int) -> Tensor:
-    return F.pad(features, (pixels,) * 4, mode="reflect")
 
 
 def _conv(inputs: int, outputs: int, kernel: int, *, stride: int = 1, padding: int = 0) -> nn.Conv2d:

@@ -22,6 +22,7 @@ from inpaint.methods.base import Method, Stage, Terms, Update
 from inpaint.nn.features import LAYERS, FeatureNetwork, paired_features
 from inpaint.nn.fused import Activation, activated
 from inpaint.nn.patch_discriminator import PatchDiscriminator
+from inpaint.nn.reflection import reflection_pad
 from inpaint.nn.residual import ResidualBlock
 from inpaint.nn.spectral import conv, make_orthogonal
 
@@ -218,13 +219,13 @@ class UNetLike(nn.Module):
         self.last = plain(width, 3, 7)
 
     def forward(self, masked: Tensor) -> Tensor:
-        features = F.relu(F.instance_norm(self.first(F.pad(masked, (3, 3, 3, 3), mode="reflect"))))
+        features = F.relu(F.instance_norm(self.first(reflection_pad(masked, 3))))
         for layer in self.encoder:
             features = F.relu(F.instance_norm(layer(features)))
         features = self.middle(features)
         for layer in self.decoder:
             features = F.relu(F.instance_norm(layer(features)))
-        return (torch.tanh(self.last(F.pad(features, (3, 3, 3, 3), mode="reflect"))) + 1) / 2
+        return (torch.tanh(self.last(reflection_pad(features, 3))) + 1) / 2
 
 
 class ISNet(Method):

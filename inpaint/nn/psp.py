@@ -155,6 +155,9 @@ def face_pool(image: Tensor, side: tuple[int, int]) -> Tensor:
     """The decoder's image at the working size: averaged down, or enlarged where the decoder is the smaller."""
     if image.shape[-2] < side[0] or image.shape[-1] < side[1]:
         return F.interpolate(image, side, mode="bilinear", align_corners=False)
+    factors = image.shape[-2] // side[0], image.shape[-1] // side[1]
+    if (factors[0] * side[0], factors[1] * side[1]) == tuple(image.shape[-2:]):
+        return F.avg_pool2d(image, factors)  # the same mean; its gradient is deterministic on a GPU
     return F.adaptive_avg_pool2d(image, side)
 
 
