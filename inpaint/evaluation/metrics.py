@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from inpaint.evaluation.windows import Moments, SsimMap, Window
+from inpaint.evaluation.windows import Moments, SsimMap, Window, wholly_inside
 
 LUMA = (0.2125, 0.7154, 0.0721)  # of scikit-image's rgb2gray, which EdgeConnect's, ISNet's and DiNA's scores use
 GAUSSIAN = Window(11, sigma=1.5)
@@ -120,8 +120,7 @@ def ssim_gaussian_hole(seen: Comparison) -> Tensor:
 
     For a square hole this is the SSIM of the hole cut out as an image of its own.
     """
-    known = F.pad(1 - seen.mask, (MARGIN,) * 4, value=1.0)
-    inside = 1 - F.max_pool2d(known, GAUSSIAN.taps, stride=1)
+    inside = wholly_inside(F.pad(seen.mask, (MARGIN,) * 4), GAUSSIAN.taps)
     return _sum(seen.gaussian_ssim.over_channels() * inside) / _sum(inside)
 
 

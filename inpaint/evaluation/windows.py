@@ -92,13 +92,20 @@ class SsimMap:
     def means(self, *, crop: int = 0) -> Tensor:
         """Mean of each image without so many positions at every side, [B] float64."""
         kept = [chunk[:, :, crop : chunk.shape[2] - crop, crop : chunk.shape[3] - crop] for chunk in self.chunks]
-        sums = torch.cat([chunk.sum(dim=(2, 3), dtype=torch.float64)[0] for chunk in kept])
+        sums = torch.cat([_row_sums(chunk)[0].double().sum(dim=1) for chunk in kept])
         return sums.view(self.count, self.channels).sum(dim=1) / (self.channels * kept[0][0, 0].numel())
 
     def over_channels(self) -> Tensor:
         """Mean over the channels at every position, [B, 1, H', W']."""
         planes = torch.cat([chunk[0] for chunk in self.chunks])
         return planes.view(self.count, self.channels, *planes.shape[1:]).mean(dim=1, keepdim=True)
+
+
+def wholly_inside(mask: Tensor, taps: int) -> Tensor:
+    """1 where a square window of so many pixels lies wholly where `mask` is 1, [B, 1, H, W] to one per position."""
+    layout = torch.contiguous_format if mask.is_cuda else torch.channels_last
+    outside = (1 - mask).view(1, -1, *mask.shape[-2:]).contiguous(memory_format=layout)
+    return (_filtered(outside, Window(taps)) == 0).to(mask.dtype).transpose(0, 1)
 
 
 def _chunks(images: Tensor) -> tuple[Tensor, ...]:
@@ -156,6 +163,16 @@ def _convolved(planes: Tensor, weights: list[float], dilation: int) -> Tensor:
         kernel = line.view(shape).expand(groups, 1, -1, -1).contiguous()
         planes = F.conv2d(planes, kernel, groups=groups, dilation=dilation)
     return planes[:, :count]
+
+
+def _row_sums(planes: Tensor) -> Tensor:
+    """Sums along the rows, [1, P, H, W] to [1, P, H]: halves onto halves, so in one order whatever P is, and fast."""
+    while planes.shape[-1] > 1:
+        half = planes.shape[-1] // 2
+        folded = planes[..., :half] + planes[..., half : 2 * half]
+        folded[..., :1] += planes[..., 2 * half :].sum(dim=-1, keepdim=True)  # the one left over by an odd number
+        planes = folded
+    return planes[..., 0]
 
 
 def _shifted(planes: Tensor, weights: list[float], dilation: int) -> Tensor:
