@@ -19,7 +19,8 @@ LUMA = (0.2125, 0.7154, 0.0721)  # of R, G and B, EdgeConnect
 
 def grey(image: Tensor) -> Tensor:
     """Luma of an RGB image: [B, 3, H, W] → [B, 1, H, W]."""
-    return (image * image.new_tensor(LUMA).view(1, 3, 1, 1)).sum(dim=1, keepdim=True)
+    red, green, blue = image.split(1, dim=1)
+    return red * LUMA[0] + green * LUMA[1] + blue * LUMA[2]
 
 
 # Hundreds of short steps: a compiler would unroll them for minutes and gain nothing. `torch.compiler.disable` says the
@@ -56,7 +57,7 @@ def canny(
 def _blur(image: Tensor, sigma: float) -> Tensor:
     """Gaussian blur cut off at four deviations, zero outside the image."""
     radius = int(4 * sigma + 0.5)
-    offsets = torch.arange(-radius, radius + 1, dtype=torch.float64)
+    offsets = torch.arange(-radius, radius + 1, dtype=torch.float64, device=image.device)
     kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)
     kernel = (kernel / kernel.sum()).to(image)
     image = F.conv2d(image, kernel.view(1, 1, -1, 1), padding=(radius, 0))
@@ -66,7 +67,8 @@ def _blur(image: Tensor, sigma: float) -> Tensor:
 def _sobel(image: Tensor) -> tuple[Tensor, Tensor]:
     """Differences downwards and to the right, each smoothed by 1, 2, 1 across; edges of the image repeated."""
     image = F.pad(image, (1, 1, 1, 1), mode="replicate")
-    along, across = image.new_tensor([-1.0, 0.0, 1.0]), image.new_tensor([1.0, 2.0, 1.0])
+    along = torch.arange(-1, 2, dtype=image.dtype, device=image.device)
+    across = 2 - along.abs()
     down = F.conv2d(image, torch.outer(along, across)[None, None])
     right = F.conv2d(image, torch.outer(across, along)[None, None])
     return down, right

@@ -37,17 +37,19 @@ def check_window(height: int, width: int, kernel: int, dilation: int) -> None:
         )
 
 
-def axis_windows(length: int, kernel: int, dilation: int) -> tuple[Tensor, Tensor]:
+def axis_windows(
+    length: int, kernel: int, dilation: int, device: torch.device | None = None
+) -> tuple[Tensor, Tensor]:
     """The window of every position of one axis.
 
     Returns:
         Positions of its keys and their rows in the position-bias table (0..2·kernel-2), each int64 [length, kernel].
     """
-    query = torch.arange(length)
+    query = torch.arange(length, device=device)
     residue, rank = query % dilation, query // dilation
     class_size = (length - residue + dilation - 1) // dilation
     start = torch.minimum((rank - kernel // 2).clamp_min(0), class_size - kernel)
-    ranks = start[:, None] + torch.arange(kernel)
+    ranks = start[:, None] + torch.arange(kernel, device=device)
     return residue[:, None] + dilation * ranks, ranks - rank[:, None] + kernel - 1
 
 
@@ -161,16 +163,19 @@ def _window_maps(height: int, width: int, kernel: int, dilation: int, device: to
 
 
 def _build_maps(height: int, width: int, kernel: int, dilation: int, device: torch.device) -> Maps:
-    (down, bias_down), (right, bias_right) = (axis_windows(size, kernel, dilation) for size in (height, width))
+    (down, bias_down), (right, bias_right) = (axis_windows(size, kernel, dilation, device) for size in (height, width))
     shape = (height, width, kernel, kernel)
     positions = down[:, None, :, None] * width + right[None, :, None, :]
     rows = bias_down[:, None, :, None].expand(shape)
     columns = bias_right[None, :, None, :].expand(shape)
     flat = (height * width, kernel * kernel)
-    return positions.reshape(flat).to(device), rows.reshape(flat).to(device), columns.reshape(flat).to(device)
+    return positions.reshape(flat), rows.reshape(flat), columns.reshape(flat)
 
 
-_kept_maps = lru_cache(maxsize=64)(_build_maps)
+@lru_cache(maxsize=64)
+@torch.inference_mode(False)  # an evaluation may be the first to ask, and training goes on with what it kept
+def _kept_maps(height: int, width: int, kernel: int, dilation: int, device: torch.device) -> Maps:
+    return _build_maps(height, width, kernel, dilation, device)
 
 
 def _grid_mask(rows: int, columns: int, kernel: int, bias: Tensor | None, like: Tensor) -> Tensor:

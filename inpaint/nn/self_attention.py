@@ -34,5 +34,5 @@ class SelfAttention(nn.Module):
 
 
 def _positions(features: Tensor) -> Tensor:
-    """[B, C, H, W] as [B, 1, H·W, C]: one head, one row per position."""
-    return features.flatten(2).transpose(1, 2).unsqueeze(1)
+    """[B, C, H, W] as [B, 1, H·W, C]: one head, one row per position, in memory too, as fused attention wants it."""
+    return features.flatten(2).transpose(1, 2).contiguous().unsqueeze(1)

@@ -245,3 +245,17 @@ def test_unit_keeps_the_shape_and_runs_in_bfloat16():
 def test_heads_must_divide_channels():
     with pytest.raises(ValueError, match="10 channels cannot be split over 4 heads"):
         NeighbourhoodAttention(10, heads=4, kernel=3, dilation=1)
+
+
+@pytest.mark.parametrize("dilation", [1, 2])
+def test_windows_first_asked_for_by_an_evaluation_serve_training_afterwards(dilation):
+    unit = NeighbourhoodAttention(4, heads=1, kernel=3, dilation=dilation)
+    features = torch.rand(1, 4, 10, 10, requires_grad=True)
+
+    with torch.inference_mode():
+        seen = unit(features)
+    trained = unit(features)
+    trained.sum().backward()
+
+    torch.testing.assert_close(seen.clone(), trained)
+    assert features.grad.abs().sum() > 0

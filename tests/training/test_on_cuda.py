@@ -1,4 +1,4 @@
-"""What only a GPU would refuse, found without one: tensors left on the host, and kernels it cannot repeat exactly."""
+"""What a GPU refuses or waits for, found without one: tensors on the host, kernels that cannot be repeated exactly."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from inpaint.config.run import TrainingConfig
 from inpaint.imaging import Batch
@@ -67,6 +68,22 @@ def gpu():
     return FakeTensorMode(allow_non_fake_inputs=False)
 
 
+class HostCopies(TorchDispatchMode):
+    """Operations that bring something from the host to the device, which waits for a copy out of ordinary memory."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, function, types, arguments=(), named=None):
+        result = function(*arguments, **(named or {}))
+        given = [value for value in tree_leaves((arguments, named)) if isinstance(value, torch.Tensor)]
+        made = [value for value in tree_leaves(result) if isinstance(value, torch.Tensor)]
+        if any(value.is_cpu for value in given) and any(value.is_cuda for value in made):
+            self.seen.append(function.overloadpacket.__name__)
+        return result
+
+
 def on_gpu(method: Method) -> None:
     for module in method.modules():
         for name, value in module._parameters.items():
@@ -107,4 +124,6 @@ def test_a_step_on_cuda_leaves_nothing_on_the_host_and_reads_nothing_back(gpu, n
         batch = Batch(torch.empty(4, 3, side, side, device="cuda"), torch.empty(mask.shape, device="cuda"))
         steps = trainer.steps([batch] * 3)
         next(steps)
-        assert next(steps).values.is_cuda
+        with HostCopies() as copies, mock.patch.object(torch.Tensor, "new_tensor", side_effect=AssertionError):
+            assert next(steps).values.is_cuda
+        assert copies.seen == []
