@@ -157,8 +157,8 @@ class _Worker:
             clock.waited += step.waited_seconds
             scored = done % run.evaluation.every == 0 or done == total
             row = step.scalars() if done % run.training.log_every == 0 or done == total else {}
-            if run.health.every and done % run.health.every == 0 and self.chief:
-                row |= look(self.trainer, self.batch)
+            if run.health.every and done % run.health.every == 0:
+                row |= look(self.trainer, self.batch)  # on every rank: batch statistics are of all of them
             if scored:
                 self.scores = self._score()
                 row |= self.scores

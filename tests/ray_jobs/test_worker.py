@@ -5,8 +5,11 @@ import logging
 
 import pytest
 import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
 
 from inpaint import checkpoints, storage
+from inpaint.config import RunConfig, load_run
 from inpaint.errors import CheckpointError, ConfigError, DataError, TrainingError
 from inpaint.training import NotFiniteError, Trainer
 from ray_jobs import stopping
@@ -306,6 +309,27 @@ def test_health_is_logged_on_request_and_changes_no_weight(root, undisturbed):
 
     assert [row["step"] for row in rows if "health/seam_error" in row] == [4, 8, 12]
     assert outcome(run.url)[1:] == undisturbed[1:]
+
+
+def _rank(rank, rendezvous, run):
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2)
+    train(RunConfig.model_validate(run), PlainSession(rank=rank, world_size=2))
+    dist.destroy_process_group()
+
+
+def test_a_look_at_health_takes_the_batch_statistics_of_all_ranks(root, tmp_path):
+    """The context encoder's batch norm adds up over ranks: one that looked alone would wait for the others."""
+    run = load_run("context-encoder-tiny", assignments=[
+        "name=together", f"root={root}", "data.dataset=toy", "resources.num_workers=2", "health.every=2",
+        "stages.reconstruct.steps=2", "stages.local.steps=2", "stages.global.steps=2", "training.global_batch=4",
+        "evaluation.every=100", "checkpoints.every=100", "training.log_every=1", "tracking.mode=disabled",
+    ])  # fmt: skip
+
+    mp.spawn(_rank, args=(str(tmp_path / "rendezvous"), run.to_dict()), nprocs=2)
+
+    rows = checkpoints.read_history(run.url)
+    assert [row["step"] for row in rows if "health/hole_error" in row] == [2, 4, 6]
 
 
 def test_a_value_beyond_its_bound_so_many_times_ends_the_run(root):
