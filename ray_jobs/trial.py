@@ -7,6 +7,7 @@ holes.
 
 from __future__ import annotations
 
+import gc
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -82,6 +83,8 @@ def _in_workers(run: RunConfig, session: TrialSession) -> dict[str, Any]:
 
 def _here(run: RunConfig, session: TrialSession) -> dict[str, Any]:
     """Train in this process, under a lease: what is left of a killed sweep must not write beside it."""
+    if session.device.type == "cuda":
+        gc.collect()  # the networks of the trial before leave the GPU
     with Lease(run.url, lifetime_seconds=LEASE_SECONDS).acquire() as lease:
         return train(
             run,

@@ -10,6 +10,7 @@ It knows no paper, no Ray, no store: logging, checkpoints and stopping are the c
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -218,7 +219,8 @@ class Trainer:
                 f"the state is at step {self.step} in stage {trainer['stage']}, where this run of {self.total_steps} "
                 f"steps has stage {self.stage}; continue with the lengths of stages it was started with"
             )
-        self._run, self._optimizers = None, trainer["optimizers"]
+        self._forget_stage()
+        self._optimizers = trainer["optimizers"]
 
     def _load_averages(self, live: Mapping[str, Mapping[str, Tensor]] | None) -> None:
         """What was loaded into the networks are the averages when `live` holds the weights to go on from."""
@@ -248,7 +250,7 @@ class Trainer:
         stage = self.plan[self._place()]
         if self._run is None or self._run.stage is not stage:
             self._optimizers = self._optimizer_states()
-            self._run = None  # frees the earlier stage's other optimizers first
+            self._forget_stage()
             self._run = StageRun(
                 self.method, stage, self.config, self.rehearsals, self.averages,
                 seed=self.seed, device=self.device, rank=self.rank, world_size=self.world_size,
@@ -258,6 +260,12 @@ class Trainer:
                     run.load_optimizer(self._optimizers[run.update.name])
             self._optimizers = {}
         return self._run
+
+    def _forget_stage(self) -> None:
+        """Free what an earlier stage holds, before the next one asks for as much."""
+        if self._run is not None:
+            self._run = None
+            gc.collect()  # its parts know each other, so counting references frees none
 
     def _optimizer_states(self) -> dict[str, Any]:
         """States of the optimizers that the next step starts from, by update.

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import gc
 import io
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -358,7 +360,7 @@ def test_a_batch_that_does_not_divide_into_parts_is_refused():
         next(trainer.steps(batches(1)))
 
 
-def test_memory_of_a_finished_stage_is_given_back_to_the_next():
+def test_the_state_holds_only_the_optimizers_of_the_stage_under_way():
     method = build({"first": 1, "gan": 1})
     method.optimizer = Adam(learning_rate=1e-3)
     trainer = Trainer(method, TrainingConfig(), seed=0)
@@ -407,3 +409,18 @@ def test_an_update_with_other_settings_in_the_next_stage_starts_anew():
     for _ in trainer.steps(batches(3)):
         pass
     assert optimizer_steps(trainer) == {"discriminator": 1, "generator": 1}
+
+
+def test_memory_of_a_finished_stage_is_given_back_to_the_next():
+    trainer = Trainer(build({"first": 1, "gan": 2}), TrainingConfig(), seed=0)
+    steps = trainer.steps(batches(3))
+    next(steps)
+    first = [weakref.ref(run.optimizer) for run in trainer._run.updates]
+    gc.disable()  # as in a process that happens not to collect
+    try:
+        next(steps)
+    finally:
+        gc.enable()
+
+    assert first
+    assert not any(optimizer() for optimizer in first)
