@@ -56,7 +56,7 @@ class Staging:
         pairs = [(views[key], tensor.detach()) for key, tensor in tensors.items() if tensor.numel()]
         _copy([pair for pair in pairs if pair[1].is_cuda])
         list(self._threads.map(_copy, _halves([pair for pair in pairs if not pair[1].is_cuda])))
-        self.copied = torch.cuda.Event() if any(tensor.is_cuda for tensor in tensors.values()) else None
+        self.copied = torch.cuda.Event(blocking=True) if any(tensor.is_cuda for tensor in tensors.values()) else None
         if self.copied:
             self.copied.record()
         return _map(state, lambda tensor: views[id(tensor)])
@@ -64,7 +64,8 @@ class Staging:
     def wait(self) -> None:
         """Until the values of the last `hold` have arrived."""
         if self.copied:
-            self.copied.synchronize()
+            with torch.cuda.device(self.copied.device):
+                self.copied.synchronize()
 
     def _grow(self, size: int, *, pinned: bool) -> None:
         if self.buffer.numel() < size:

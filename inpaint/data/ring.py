@@ -41,7 +41,8 @@ class Slot:
     def wait_until_free(self) -> None:
         """Until the device has read what was in it."""
         if self.copied is not None:
-            self.copied.synchronize()
+            with torch.cuda.device(self.copied.device):  # not the first one, where a waiting thread would settle
+                self.copied.synchronize()
 
 
 def make_slots(
@@ -95,7 +96,7 @@ def to_batch(host: HostBatch, *, size: int, smooth: bool, mask: Tensor | None, d
         assert mask is not None
         drawn = mask.expand(len(image), 1, size, size).clone()  # of zeros or centred: the same when it is turned
     if device.type == "cuda":
-        slot.copied = slot.copied or torch.cuda.Event()
+        slot.copied = slot.copied or torch.cuda.Event(blocking=True)  # a thread that waits sleeps
         slot.copied.record()
     return Batch(image=image, mask=drawn, keys=host.keys)
 

@@ -57,5 +57,5 @@ class GraphedStep:
     def _capture(self, batch: Batch) -> None:
         self.batch = replace(batch, image=batch.image.clone(), mask=batch.mask.clone())
         self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph, stream=self.stream):
+        with torch.cuda.graph(self.graph, stream=self.stream, capture_error_mode="thread_local"):  # decoders go on
             self.values = self.compute(self.batch)
