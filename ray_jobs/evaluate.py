@@ -21,7 +21,7 @@ from inpaint.cluster.task import evaluation_url
 from inpaint.config.base import load_yaml, validate
 from inpaint.config.evaluation import EvaluationFile, EvaluationRequest
 from inpaint.errors import ClusterError, InpaintError
-from inpaint.evaluation.job import Job, finish, prepare, score_missing
+from inpaint.evaluation.job import FEEDERS, Job, finish, prepare, score_missing
 from inpaint.evaluation.parts import kept_parts
 from inpaint.evaluation.results import Result
 from ray_jobs.runtime import start_ray
@@ -67,7 +67,9 @@ class _Scorer:
 
     def __init__(self, request: dict[str, Any], threads: int) -> None:
         self.threads = threads
-        self.job = prepare(EvaluationRequest.model_validate(request))
+        given = EvaluationRequest.model_validate(request)
+        lent = "cuda" if ray.get_gpu_ids() else "cpu"  # a worker that asked for no GPU sees the node's all the same
+        self.job = prepare(given.model_copy(update={"device": given.device or lent}))
 
     def score(self, numbers: list[int]) -> list[int]:
         """Score and keep these parts, as many at a time as the worker has cores."""
@@ -80,7 +82,7 @@ def _score(job: Job, request: EvaluationRequest, *, workers: int, gpus: float, c
     waiting = sorted(set(range(total)) - kept_parts(job.parts_url))
     progress(total - len(waiting), total)
     scorer = ray.remote(num_cpus=cpus, num_gpus=gpus)(_Scorer)
-    threads = max(1, int(cpus))
+    threads = max(FEEDERS if gpus else 1, int(cpus))
 
     def new_worker() -> tuple[Any, Any]:
         worker = scorer.remote(request.model_dump(mode="json"), threads)

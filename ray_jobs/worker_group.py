@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import socket
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
@@ -24,8 +25,15 @@ COLLECTIVE_TIMEOUT_SECONDS = 1800
 LEAVE_SECONDS = 5.0
 
 
+@dataclass
 class TorchGroup(BackendConfig):
-    """torch.distributed over all workers: gloo for tensors on the host, NCCL for those on a GPU."""
+    """torch.distributed over all workers: gloo for tensors on the host, NCCL for those on a GPU.
+
+    Attributes:
+        shared_gpus: workers may sit on one GPU, which NCCL refuses; gloo then carries everything, through the host.
+    """
+
+    shared_gpus: bool = False
 
     @property
     def backend_cls(self) -> type[Backend]:
@@ -38,7 +46,10 @@ class _TorchGroupBackend(Backend):
     def on_start(self, worker_group: Any, backend_config: BackendConfig) -> None:
         address, port = worker_group.execute_single(0, _free_address)
         size = len(worker_group)
-        joins = [worker_group.execute_single_async(rank, _join, rank, size, address, port) for rank in range(size)]
+        nccl = not backend_config.shared_gpus
+        joins = [
+            worker_group.execute_single_async(rank, _join, rank, size, address, port, nccl) for rank in range(size)
+        ]
         ray.get(joins)
 
     def on_shutdown(self, worker_group: Any, backend_config: BackendConfig) -> None:
@@ -77,7 +88,7 @@ def fit(run: RunConfig, config: dict[str, Any], folder: str, *, own_ray: bool) -
     trainer = (OwnRayTrainer if own_ray else DataParallelTrainer)(
         _work,
         train_loop_config=config,
-        backend_config=TorchGroup(),
+        backend_config=TorchGroup(shared_gpus=0 < resources.gpus_per_worker < 1),
         scaling_config=ray.train.ScalingConfig(
             num_workers=resources.num_workers, use_gpu="GPU" in each, resources_per_worker=each
         ),
@@ -106,7 +117,7 @@ def _free_address() -> tuple[str, int]:
         return ray.util.get_node_ip_address(), probe.getsockname()[1]
 
 
-def _join(rank: int, size: int, address: str, port: int) -> None:
+def _join(rank: int, size: int, address: str, port: int, nccl: bool) -> None:
     """Join the process group, on a worker."""
     import torch
 
@@ -121,9 +132,9 @@ def _join(rank: int, size: int, address: str, port: int) -> None:
         "MASTER_PORT": str(port),
     }
     os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "1")
-    on_gpu = torch.cuda.is_available() and bool(ray.get_gpu_ids())
+    nccl = nccl and torch.cuda.is_available() and bool(ray.get_gpu_ids())
     torch.distributed.init_process_group(
-        "cpu:gloo,cuda:nccl" if on_gpu else "gloo",
+        "cpu:gloo,cuda:nccl" if nccl else "gloo",
         rank=rank,
         world_size=size,
         timeout=timedelta(seconds=COLLECTIVE_TIMEOUT_SECONDS),
