@@ -26,6 +26,7 @@ from inpaint.errors import ConfigError
 from inpaint.imaging import Batch
 from inpaint.nn.features import load_features
 from inpaint.training import Trainer
+from inpaint.training.graphs import WARM_UP
 
 PLAIN = "plain step"
 PARTS = ("forward", "backward", "optimizer")
@@ -112,11 +113,14 @@ def bench_step(
         return work
 
     first = {name: interleaved({name: timed(step)}, rounds=1)[name] for name, step in steps.items()}
+    for step in steps.values():
+        for _ in range(WARM_UP * cuda):  # until a graph is captured, and cuDNN has chosen
+            step()
     costs = interleaved({name: timed(step) for name, step in steps.items()}, rounds=rounds)
     peaks = {dtype: _matmul_flops(dtype, device) for dtype in (torch.float32, torch.bfloat16)}
     variants = {}
     for name, step in steps.items():
-        flops = _flops(step)
+        flops = _flops(steps[name.split(", compiled")[0].split(", CUDA graph")[0]])  # the same work, where it shows
         cost = costs[name]
         spent = cost.wall if cuda else cost.cpu
         peak = peaks[torch.bfloat16 if "bf16" in name else torch.float32]
@@ -250,11 +254,14 @@ def _shares(step: Callable[[], object], device: str) -> dict[str, float]:
     kinds = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * device.startswith("cuda")
     with profile(activities=kinds) as seen:
         step()
-    kind = "device_time_total" if device.startswith("cuda") else "cpu_time_total"
-    spent = {event.key: float(getattr(event, kind)) for event in seen.key_averages()}
+    events, cuda = seen.key_averages(), device.startswith("cuda")
+    spent = {event.key: float(event.device_time_total if cuda else event.cpu_time_total) for event in events}
     parts = {part: spent.get(f"step.{part}", 0.0) for part in PARTS}
-    total = sum(parts.values()) or 1.0
-    return {part: value / total for part, value in parts.items()}
+    if cuda:  # a thread of autograd's own starts the kernels of backward: they are the rest
+        kernels = sum(event.self_device_time_total for event in events if not event.is_user_annotation)
+        parts["backward"] = kernels - parts["forward"] - parts["optimizer"]
+    total = sum(parts.values())
+    return {part: value / total for part, value in parts.items()} if parts["forward"] else {}
 
 
 def _peak_mib(step: Callable[[], object], device: str) -> float | None:
