@@ -21,8 +21,13 @@ TRAIN_ENVIRONMENT = {
     "RAY_TRAIN_COLLECTIVE_TIMEOUT_S": "1800",
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
 }
-# For a Ray of our own on this machine: nothing of it can be reached from outside, so it needs no token.
-LOCAL_ENVIRONMENT = {"RAY_AUTH_MODE": "disabled", "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
+# For a Ray of our own on this machine: nothing of it can be reached from outside, so it needs no token. A worker that
+# asked for no GPU sees none; it would else start CUDA on one beside whoever has it.
+LOCAL_ENVIRONMENT = {
+    "RAY_AUTH_MODE": "disabled",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
+}
 # Its control store is never started again, so nobody need wait long for it; its processes end that much sooner.
 LOCAL_SETTINGS = {"gcs_rpc_server_reconnect_timeout_s": 5}
 OBJECT_STORE_BYTES = 100 << 20  # batches do not travel through Ray

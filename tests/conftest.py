@@ -12,7 +12,7 @@ os.environ.update(
     AWS_CONFIG_FILE=os.devnull,
     AWS_SHARED_CREDENTIALS_FILE=os.devnull,
     RAY_AUTH_MODE="disabled",
-    RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO="0",
+    RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO="1",
     WANDB_MODE="offline",
     WANDB_SILENT="true",
 )

@@ -130,10 +130,10 @@ def _median(taken: list[tuple[float, float]]) -> Cost:
 
 def _time(work: Callable[[], Any], device: str) -> tuple[float, float]:
     """CPU and wall seconds; on CUDA the stream's work counts too."""
-    if device == "cuda":
+    if device.startswith("cuda"):
         torch.cuda.synchronize()
     cpu, wall = cpu_seconds(), time.perf_counter()
     work()
-    if device == "cuda":
+    if device.startswith("cuda"):
         torch.cuda.synchronize()
     return cpu_seconds() - cpu, time.perf_counter() - wall

@@ -51,6 +51,9 @@ def measure_evaluation(*, images: int, model_images: int, preset: str, device: s
     try:
         with tempfile.TemporaryDirectory(prefix="inpaint-bench-") as folder:
             _write(Path(folder), images)
+            if where.type == "cuda":  # kernels are loaded when they are first used
+                _finished(Path(folder), where, threads)
+                _model(Path(folder), anonymous(method.inpaint), where, 1)
             found = {
                 "finished images": _finished(Path(folder), where, threads),
                 preset: _model(Path(folder), anonymous(method.inpaint), where, model_images),

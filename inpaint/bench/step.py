@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
@@ -27,9 +28,11 @@ from inpaint.imaging import Batch
 from inpaint.nn.features import load_features
 from inpaint.training import Trainer
 from inpaint.training.graphs import WARM_UP
+from inpaint.training.precision import policy
 
 PLAIN = "plain step"
 PARTS = ("forward", "backward", "optimizer")
+COMPILED, GRAPH = ", compiled", ", CUDA graph"  # what the names of such candidates end in
 CPU_SIZE = 128  # pixels; a step at 256 takes ten seconds of a core
 LONG = 10**6  # steps: no stage ends while it is measured
 
@@ -43,7 +46,7 @@ def _fused_flops(image: Any, second: Any, third: Any, *rest: Any, out_shape: Any
 FUSED_FLOPS = {torch.ops.mkldnn._convolution_pointwise: _fused_flops}  # of nn.fused, which torch does not count
 
 
-def step_run(name: str, *, size: int | None, stage: str | None, device: str) -> RunConfig:
+def step_run(name: str, *, size: int | None, stage: str | None, device: str, batch: int = 2) -> RunConfig:
     """The run whose step is measured, with feature weights at random and one stage.
 
     Args:
@@ -51,11 +54,13 @@ def step_run(name: str, *, size: int | None, stage: str | None, device: str) -> 
         size: pixels of both sides; when None, the preset's, and on a CPU 128 where that is smaller and allowed.
         stage: which of its stages; the last one of any length when None.
         device: cpu or cuda.
+        batch: images per step.
 
     Raises:
-        ConfigError: no such preset, method or stage, or a size that the method cannot have.
+        ConfigError: no such preset, method or stage, or a size or batch that the method cannot have.
     """
     offline = ["feature_weights.vgg19=random", "feature_weights.vgg16=random"]
+    offline += [f"training.global_batch={batch}", "training.accumulate=1", "resources.num_workers=1"]
     run = load_run(_preset(name, device), assignments=[*offline, *([f"data.image_size={size}"] if size else [])])
     if size is None and device == "cpu" and run.data.image_size > CPU_SIZE:
         with suppress(ConfigError):  # a method built for its own size keeps it
@@ -76,7 +81,8 @@ def _preset(name: str, device: str) -> str:
     if not own:
         raise ConfigError(f"{name} is neither a preset nor a method{suggest(name, presets)}; `inpaint train --help`")
     full = device != "cpu" or name == "isnet"
-    return [preset for preset in own if preset.endswith("tiny") != full][-1]
+    ready = [preset for preset in own if not load_run(preset).method.weight_files()]  # all is drawn at random
+    return [preset for preset in ready if preset.endswith("tiny") != full][-1]
 
 
 def bench_step(
@@ -117,10 +123,11 @@ def bench_step(
         for _ in range(WARM_UP * cuda):  # until a graph is captured, and cuDNN has chosen
             step()
     costs = interleaved({name: timed(step) for name, step in steps.items()}, rounds=rounds)
-    peaks = {dtype: _matmul_flops(dtype, device) for dtype in (torch.float32, torch.bfloat16)}
+    with policy(training(), torch.device(device)):
+        peaks = {dtype: _matmul_flops(dtype, device) for dtype in (torch.float32, torch.bfloat16)}
     variants = {}
     for name, step in steps.items():
-        flops = _flops(steps[name.split(", compiled")[0].split(", CUDA graph")[0]])  # the same work, where it shows
+        flops = _flops(steps[name.removesuffix(GRAPH).removesuffix(COMPILED)])  # the same work, where it shows
         cost = costs[name]
         spent = cost.wall if cuda else cost.cpu
         peak = peaks[torch.bfloat16 if "bf16" in name else torch.float32]
@@ -132,7 +139,7 @@ def bench_step(
             "first_step_seconds": first[name].wall,
             "gflop_per_image": flops / batch / 1e9,
             "share_of_matmul_peak": flops / spent / peak,
-            "peak_mib": _peak_mib(step, device),
+            "peak_mib": None if GRAPH in name else _peak_mib(step, device),  # a graph allocates when it is captured
             "shares": {} if name == PLAIN else _shares(step, device),
         }
     result = {
@@ -197,21 +204,25 @@ def _candidates(
 ) -> dict[str, Callable[[], object]]:
     configs = {"ours, float32": training(), "ours, bf16": training(precision="bfloat16")}
     if compiled:
-        configs["ours, bf16, compiled"] = training(precision="bfloat16", compile=True)
-    if device.startswith("cuda"):
-        configs["ours, bf16, CUDA graph"] = training(precision="bfloat16", cuda_graphs=True)
+        configs["ours, bf16" + COMPILED] = training(precision="bfloat16", compile=True)
+    if device.startswith("cuda") and all(one.kind != "ranger21" for one in run.method.optimizers().values()):
+        configs["ours, bf16" + GRAPH] = training(precision="bfloat16", cuda_graphs=True)
         if compiled:
-            configs["ours, bf16, compiled, CUDA graph"] = training(
-                precision="bfloat16", cuda_graphs=True, compile=True
-            )
+            configs["ours, bf16" + COMPILED + GRAPH] = training(precision="bfloat16", cuda_graphs=True, compile=True)
     steps: dict[str, Callable[[], object]] = {}
     if has_plain(run):
         plain = PlainStep(method_of(run, features).to(device))
-        steps[PLAIN] = lambda: plain(data.image, data.mask)
+        steps[PLAIN] = lambda: _plainly(plain, data, device)
     for name, config in configs.items():
         trainer = Trainer(method_of(run, features), config, seed=0, device=device)
         steps[name] = _next_of(trainer.steps(repeated(data)))
     return steps
+
+
+def _plainly(plain: PlainStep, data: Batch, device: str) -> object:
+    """The plain step with the flags that ours has: what is compared is how it is written."""
+    with policy(training(), torch.device(device)):
+        return plain(data.image, data.mask)
 
 
 def _next_of(steps: Iterator[Any]) -> Callable[[], object]:
@@ -255,10 +266,11 @@ def _shares(step: Callable[[], object], device: str) -> dict[str, float]:
     with profile(activities=kinds) as seen:
         step()
     events, cuda = seen.key_averages(), device.startswith("cuda")
-    spent = {event.key: float(event.device_time_total if cuda else event.cpu_time_total) for event in events}
+    on_host = [event for event in events if event.device_type == DeviceType.CPU]
+    spent = {event.key: float(event.device_time_total if cuda else event.cpu_time_total) for event in on_host}
     parts = {part: spent.get(f"step.{part}", 0.0) for part in PARTS}
     if cuda:  # a thread of autograd's own starts the kernels of backward: they are the rest
-        kernels = sum(event.self_device_time_total for event in events if not event.is_user_annotation)
+        kernels = sum(event.self_device_time_total for event in on_host)
         parts["backward"] = kernels - parts["forward"] - parts["optimizer"]
     total = sum(parts.values())
     return {part: value / total for part, value in parts.items()} if parts["forward"] else {}
@@ -291,10 +303,11 @@ def report(result: dict[str, Any]) -> list[str]:
     ]
     for name, row in result["variants"].items():
         speed_up = "" if row["speed_up"] is None else f"{row['speed_up']:.2f}"
+        peak = "" if row["peak_mib"] is None else f"{row['peak_mib']:.0f}"
         shares = " / ".join(f"{row['shares'][part]:.0%}" for part in PARTS) if row["shares"] else ""
         lines.append(
             f"{name:34} {row['cpu_seconds']:7.3f} {row['wall_seconds']:7.3f} {speed_up:>5} "
-            f"{row['images_per_second']:7.2f} {row['share_of_matmul_peak']:7.0%} {row['peak_mib']:7.0f}  {shares}"
+            f"{row['images_per_second']:7.2f} {row['share_of_matmul_peak']:7.0%} {peak:>7}  {shares}"
         )
     for name, row in result["variants"].items():
         first = row["first_step_seconds"]

@@ -62,8 +62,8 @@ def step(
     from inpaint.bench.step import bench_step, report, step_run
 
     place = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    run = step_run(method, size=size, stage=stage, device=place)
     images = batch or (2 if place == "cpu" else 8)
+    run = step_run(method, size=size, stage=stage, device=place, batch=images)
     results = bench_step(run, batch=images, rounds=rounds, device=place, workers=workers, compiled=compiled)
     typer.echo(json.dumps(results, indent=1) if as_json else "\n".join(report(results)))
 

@@ -52,7 +52,7 @@ def fill(
         target = torch.device(place)
         torch.empty(0, device=target)
     except (RuntimeError, AssertionError) as error:
-        raise DataError(f"--device {place}: {str(error).splitlines()[0]}; this machine offers cpu") from None
+        raise DataError(f"--device {place}: {str(error).splitlines()[0]}; leave it out to take what is there") from None
     source = checkpoint or run_url(run, root=root)
     method = prepare(load_method(source, target), precision="bfloat16" if bf16 else "float32")
     failed = 0

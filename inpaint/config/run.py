@@ -289,6 +289,8 @@ class RunConfig(Strict):
     def _parts_fit(self) -> RunConfig:
         self._check_stages()
         self._check_sizes()
+        self._check_graphs()
+        self.method.check_run(self)
         return self
 
     def _check_stages(self) -> None:
@@ -316,7 +318,14 @@ class RunConfig(Strict):
             )
         if self.method.hole_shapes == "centre" and self.holes.kind != "centre":
             raise ValueError(f"holes.kind {self.holes.kind} cannot train {self.method.name}; it fills centre holes")
-        self.method.check_run(self)
+
+    def _check_graphs(self) -> None:
+        counting = [name for name, one in self.method.optimizers().items() if one.kind == "ranger21"]
+        if self.training.cuda_graphs and counting:
+            raise ValueError(
+                f"method.{counting[0]}: ranger21 counts its steps on the host, which training.cuda_graphs forbids; "
+                "choose adam, or set training.cuda_graphs: false"
+            )
 
     @property
     def total_steps(self) -> int:

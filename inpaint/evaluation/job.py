@@ -215,6 +215,8 @@ def _device(name: str | None) -> torch.device:
         raise EvaluationError(f"--device {name}: expected cpu or cuda; leave it out to take what is there")
     if device.type == "cuda" and not there:
         raise EvaluationError(f"--device {name}: there is no CUDA device here; leave --device out")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise EvaluationError(f"--device {name}: this machine has {torch.cuda.device_count()} CUDA devices")
     return device
 
 

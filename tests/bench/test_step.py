@@ -94,12 +94,14 @@ def test_a_step_that_is_not_there_is_refused_with_its_likeness():
         step_run("isnt", size=None, stage=None, device="cpu")
     with pytest.raises(ConfigError, match="has no stage textur of any length; choose one of edge, texture"):
         step_run("edge_texture", size=None, stage="textur", device="cpu")
+    with pytest.raises(ConfigError, match="global_batch 1 has no batch statistics"):
+        step_run("context_encoder", size=None, stage=None, device="cpu", batch=1)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_the_bench_measures_a_step_of_every_method(name):
-    result = bench_step(step_run(name, size=None, stage=None, device="cpu"), batch=1, rounds=1, device="cpu")
+    result = bench_step(step_run(name, size=None, stage=None, device="cpu"), batch=2, rounds=1, device="cpu")
     assert list(result["variants"])[-2:] == ["ours, float32", "ours, bf16"]
     assert all(row["images_per_second"] > 0 and row["peak_mib"] > 0 for row in result["variants"].values())
     assert result["date"] in report(result)[0]

@@ -88,3 +88,12 @@ def test_changing_one_setting_of_a_default_group_keeps_the_others():
     assert run.method.local_optimizer.learning_rate == 1e-3
     assert run.method.local_optimizer.betas == (0.5, 0.999)  # the method's own; Adam's would be (0.9, 0.999)
     assert run.method.global_optimizer.learning_rate == 3e-4
+
+
+def test_an_optimizer_that_counts_on_the_host_is_refused_with_cuda_graphs():
+    with pytest.raises(ConfigError, match=r"method\.\w+_optimizer: ranger21 counts its steps on the host"):
+        load_run("edge-texture-tiny", assignments=["training.cuda_graphs=true"])
+    adam = "{kind: adam, learning_rate: 0.001}"
+    names = load_run("edge-texture-tiny").method.optimizers()
+    given = [f"method.{name}={adam}" for name in names]
+    assert load_run("edge-texture-tiny", assignments=["training.cuda_graphs=true", *given]).training.cuda_graphs

@@ -40,7 +40,7 @@ def test_products_have_the_precision_of_the_config(precision, dtype):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_tf32_rounds_factors_to_ten_bits_and_its_absence_does_not():
-    one, other = torch.full((64, 64), 1 + 2**-12, device="cuda"), torch.eye(64, device="cuda")
+    one, other = torch.full((1024, 1024), 1 + 2**-12, device="cuda"), torch.eye(1024, device="cuda")
     with policy(TrainingConfig(tf32=False), CUDA):
         assert (one @ other)[0, 0].item() == 1 + 2**-12
     with policy(TrainingConfig(tf32=True), CUDA):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from pydantic import Field
 
 from inpaint.config.base import Strict
+from inpaint.config.optim import Adam, OptimizerConfig, Ranger21
 
 if TYPE_CHECKING:
     from inpaint.config.run import RunConfig
@@ -39,6 +40,10 @@ class MethodConfig(Strict):
     def weight_files(self) -> dict[str, tuple[str, str | None]]:
         """Files of published weights that it cannot be built without: setting → (path or URL, SHA-256 or None)."""
         return {}
+
+    def optimizers(self) -> dict[str, OptimizerConfig]:
+        """Its optimizers by setting."""
+        return {name: value for name, value in self if isinstance(value, Adam | Ranger21)}
 
     def check_run(self, run: RunConfig) -> None:
         """Refuse what this method cannot train with beyond its grid and hole shape; ValueError names the setting."""
