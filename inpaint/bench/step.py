@@ -120,7 +120,7 @@ def bench_step(
 
     first = {name: interleaved({name: timed(step)}, rounds=1)[name] for name, step in steps.items()}
     for step in steps.values():
-        for _ in range(WARM_UP * cuda):  # until a graph is captured, and cuDNN has chosen
+        for _ in range(WARM_UP if cuda else 0):  # until a graph is captured, and cuDNN has chosen
             step()
     costs = interleaved({name: timed(step) for name, step in steps.items()}, rounds=rounds)
     with policy(training(), torch.device(device)):
