@@ -1,9 +1,12 @@
 """Compiled kernels are kept in a folder that outlives the machine's temporary files, or in the one that was named."""
 
 import os
+import subprocess
+import sys
 
 import pytest
 
+from inpaint.training import compiling
 from inpaint.training.compiling import compiled
 
 
@@ -27,3 +30,50 @@ def test_a_folder_that_the_environment_names_is_kept(monkeypatch):
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "/cache/inductor")
     compiled(abs, name="abs")
     assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == "/cache/inductor"
+
+
+SCRIPT = """
+import torch
+from inpaint.methods import build_method
+from inpaint.training import Trainer
+from ray_jobs.toy import toy_run
+from tests.training.test_health import batches
+
+torch.set_num_threads(1)
+run = toy_run("unused", "compiled", "training.compile=true")
+torch.manual_seed(0)
+step = next(Trainer(build_method(run), run.training, seed=0).steps(batches()))
+found = torch._dynamo.utils.counters["aot_autograd"]
+print(found["autograd_cache_hit"], found["autograd_cache_miss"], found["autograd_cache_bypass"])
+print(step.scalars())
+"""
+
+
+@pytest.mark.slow
+def test_a_second_process_finds_every_graph_that_the_first_one_compiled(monkeypatch, tmp_path):
+    """ISNet's discriminator has gradients written by hand, which torch keeps only when it is told that it may."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+
+    def start():
+        said = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True).stdout
+        counts, scalars = said.splitlines()
+        return [int(count) for count in counts.split()], scalars
+
+    (hit, compiled_anew, bypassed), cold = start()
+    assert (hit, bypassed) == (0, 0)
+    assert start() == ([compiled_anew, 0, 0], cold)
+
+
+def test_what_is_kept_is_named_after_the_code_of_networks_losses_and_methods(monkeypatch, tmp_path):
+    package = tmp_path / "inpaint"
+    monkeypatch.setattr(compiling, "__file__", str(package / "training" / "compiling.py"))
+    seen = []
+    for folder in ("losses", "methods", "nn", "cli"):
+        (package / folder).mkdir(parents=True)
+        (package / folder / "one.py").write_text(folder)
+        compiling._code.cache_clear()
+        seen.append(compiling._code())
+    compiling._code.cache_clear()
+
+    assert len(set(seen[:3])) == 3
+    assert seen[3] == seen[2]
