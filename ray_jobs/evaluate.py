@@ -8,6 +8,7 @@ costs the part it was at.
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
 from collections.abc import Callable
@@ -35,7 +36,7 @@ def run_on_ray(
     request: EvaluationRequest,
     *,
     workers: int,
-    gpus: float = 0,
+    gpus: float | None = None,
     cpus: float = 1,
     address: str | None = None,
     progress: Progress = lambda done, total: None,
@@ -45,7 +46,8 @@ def run_on_ray(
     Args:
         request: what to score. Its stores must be reachable from every worker.
         workers: how many.
-        gpus, cpus: of one worker.
+        gpus, cpus: of one worker; an equal share of the GPUs that are there when `gpus` is None, unless the request's
+            device is the CPU.
         address: of a Ray cluster; `RAY_ADDRESS`, else a Ray of its own on this machine.
         progress: gets the parts done and the parts in all.
 
@@ -56,10 +58,17 @@ def run_on_ray(
     request = _everywhere(request)
     job = prepare(request)
     start_ray(address)
+    if gpus is None:
+        gpus = 0 if request.device == "cpu" else gpu_share(workers, ray.cluster_resources().get("GPU", 0))
     if not (address or os.environ.get("RAY_ADDRESS")):
         _check_fits(workers=workers, cpus=cpus, gpus=gpus)
     _score(job, request, workers=workers, gpus=gpus, cpus=cpus, progress=progress)
     return job, finish(job)
+
+
+def gpu_share(workers: int, there: float) -> float:
+    """The largest share of a GPU that every worker can have at once: 1, 1/2, 1/3, ... or 0 without GPUs."""
+    return 1 / math.ceil(workers / there) if there else 0
 
 
 class _Scorer:

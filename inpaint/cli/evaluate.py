@@ -33,7 +33,8 @@ def evaluate(
                                        "torchvision, tf-port or nvidia = a path or s3://..."),
     faces: list[str] = typer.Option([], "--faces", metavar="WHAT=SOURCE", help="identity or landmarks = TorchScript."),
     sha256: list[str] = typer.Option([], "--sha256", metavar="NAME=DIGEST", help="Digest a weights file must have."),
-    workers: int = typer.Option(0, "--workers", min=0, help="Score on this many Ray workers; 0 scores here."),
+    workers: int = typer.Option(0, "--workers", min=0, help="Score on this many Ray workers, which "
+                                 "share the GPUs; 0 scores here."),
     address: str | None = typer.Option(None, "--address", help="Of a Ray cluster, with --workers. [env: RAY_ADDRESS]"),
     name: str = typer.Option("finished", "--name", help="Of finished images, in tables and file names."),
     root: str | None = typer.Option(None, "--root", help="s3://bucket/prefix or a folder. [env: INPAINT_ROOT]"),

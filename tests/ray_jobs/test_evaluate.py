@@ -48,3 +48,13 @@ def test_one_worker_two_workers_and_none_write_the_same_bytes(tmp_path):
     none, _ = run_job(request(tmp_path, "none"))
     assert set(digests(none.url)) == {"pairs.json", "result.json", "scores.parquet"}
     assert digests(one.url) == digests(two.url) == digests(none.url)
+
+
+@pytest.mark.parametrize(
+    ("workers", "there", "share"), [(1, 8, 1), (8, 8, 1), (4, 1, 1 / 4), (3, 2, 1 / 2), (5, 2, 1 / 3), (2, 0, 0)]
+)
+def test_workers_share_the_gpus_that_are_there_so_that_all_fit_at_once(workers, there, share):
+    """Three workers on two GPUs get halves: of two thirds each, the third worker would find its own on no GPU."""
+    from ray_jobs.evaluate import gpu_share
+
+    assert gpu_share(workers, there) == share
