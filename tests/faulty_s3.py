@@ -19,6 +19,8 @@ from xml.sax.saxutils import escape
 class FaultyS3:
     """Objects in a dict, `faults[key]` the misbehaviour of the next requests for it, `requests` what was asked.
 
+    `connections` counts over how many connections.
+
     A fault is a status code, `no answer` (the connection ends), `no range` (the whole object instead), `shifted range`
     (another Content-Range than asked for), or a function `(handler, body) -> None` that answers a GET in its own way.
     """
@@ -36,6 +38,7 @@ class FaultyS3:
         self.faults: dict[str, deque[int | str | Callable]] = {}
         self.always: dict[str, int | Callable] = {}
         self.requests: list[tuple[str, str, str]] = []
+        self.connections = 0
         self.refused_keys: set[str] = set()  # access keys that have expired
         self.on_put: Callable[[], int | None] = lambda: None  # called when an object has arrived; may give a fault
         return self
@@ -99,6 +102,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *args) -> None:
         pass
+
+    def setup(self) -> None:
+        super().setup()
+        with self.store.lock:
+            self.store.connections += 1
 
     def handle_one_request(self) -> None:
         try:

@@ -179,6 +179,29 @@ def test_a_read_survives_what_passes(store, faults, monkeypatch):
     assert storage.traffic()["retries"] - before["retries"] == len(faults)
 
 
+def test_ranges_of_any_length_arrive_whole_over_one_connection(store, monkeypatch):
+    monkeypatch.setattr(s3, "_clients", {})
+    data = store.objects["big"] = os.urandom(300_000)
+    for length in (1, 2, 8191, 8192, 8193, 65_535, 65_536, 65_537, 131_073, 299_990):
+        assert storage.read_range("s3://lab/big", 7, length) == data[7 : 7 + length]
+    assert storage.read_bytes("s3://lab/big") == data
+    assert store.connections == 1
+
+
+def test_a_body_that_falls_silent_in_the_middle_is_continued(store, monkeypatch):
+    monkeypatch.setattr(s3, "SILENCE_SECONDS", 0.3)
+
+    def half(handler, body):
+        handler.wfile.write(body[: len(body) // 2])
+        silent(handler, body)
+
+    data = store.objects["big"] = os.urandom(2_000_000)
+    store.fail("big", half)
+
+    assert storage.read_bytes("s3://lab/big") == data
+    assert store.requests[1][2] == "bytes=1000000-1999999"
+
+
 def test_a_cut_body_is_continued_at_the_byte_where_it_was_cut(store):
     data = store.objects["big"] = os.urandom(2_000_000)
     store.fail("big", cut_after(1_500_000))

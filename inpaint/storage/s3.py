@@ -10,6 +10,7 @@ import base64
 import datetime
 import hashlib
 import os
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -189,7 +190,7 @@ def _drain(body: Any, sink: _Sink) -> None:
         while sink.done < len(sink.view):
             since = time.monotonic()
             with WATCH.limit(stream, SILENCE_SECONDS):
-                count = stream._fp.readinto(sink.view[sink.done : sink.done + length])
+                count = _fill(stream, sink.view[sink.done : sink.done + length])
             if not count:
                 raise ConnectionError(f"the body ended {len(sink.view) - sink.done} bytes early")
             sink.done += count
@@ -200,6 +201,30 @@ def _drain(body: Any, sink: _Sink) -> None:
     except BaseException:
         body.close()
         raise
+
+
+def _fill(stream: Any, view: memoryview) -> int:
+    """Read from a body into `view`, and how many bytes came: nearly always all of it, and none only at the body's end.
+
+    A socket without TLS is asked once for the whole piece; a call for each of its packets costs 40 % more CPU time. The
+    body's last byte is left to the HTTP client, which then knows that the connection is free.
+    """
+    response, connection = stream._fp, stream.connection
+    sock = getattr(connection, "sock", None)
+    if type(sock) is not socket.socket or response.length is None:
+        return response.readinto(view)
+    done = response.readinto(view[: len(response.peek())])  # what came along with the headers
+    rest = view[done : done + (response.length or 1) - 1]
+    if not done or not len(rest):
+        return done
+    timeout = sock.gettimeout()
+    sock.settimeout(None)  # only then does the kernel wait for all of it; the watch ends what takes too long
+    try:
+        count = sock.recv_into(rest, 0, socket.MSG_WAITALL)
+    finally:
+        sock.settimeout(timeout)
+    response.length -= count
+    return done + count
 
 
 class _Watch:
