@@ -19,21 +19,6 @@ from torch.nn.utils import parametrize
 from inpaint.nn.precision import without_autocast
 
 
-@torch.library.custom_op("inpaint::kept_product", mutates_args=())
-def _kept_product(rows: Tensor, u: Tensor) -> Tensor:
-    """Wᵀ u, [rest], of W, [out, rest], and u, [out], as an operator whose result torch.compile keeps for backward.
-
-    Of its own operators it may keep u instead and multiply again (it does where W has three rows), by a u that the
-    forward pass has moved on meanwhile: the gradient would then belong to another v.
-    """
-    return rows.T @ u
-
-
-@_kept_product.register_fake
-def _(rows: Tensor, u: Tensor) -> Tensor:
-    return rows.new_empty(rows.shape[1])
-
-
 class SpectralNorm(nn.Module):
     """weight ↦ weight / σ, where σ = uᵀ W v estimates the largest singular value of W, the weight as [out, rest].
 
@@ -65,47 +50,108 @@ class SpectralNorm(nn.Module):
         narrow = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
         dtype = torch.get_autocast_dtype(device) if narrow else weight.dtype
         with without_autocast(weight):
+            if torch.compiler.is_compiling():
+                divided, _, u, v = _as_operator(weight, self._u, self._v, self.eps, self.training, dtype)
+            else:
+                with torch.no_grad():
+                    sigma, u, v = _measured(weight, self._u, self._v, self.eps, self.training)
+                divided = _Divided.apply(weight, sigma, u, v, dtype)
+                v = _laid_back(weight, v)
+        if self.training:
             with torch.no_grad():
-                sigma, u, v = self._measure(weight)
-            return _Divided.apply(weight, sigma, u, v, dtype)
+                self._u.copy_(u)
+                self._v.copy_(v)
+        return divided
 
-    def _measure(self, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """σ and the vectors it comes from; v in the order in which the weight lies in memory."""
-        rows = _rows(weight)
-        if not self.training:
-            u, v = self._u.clone(), _laid_like(weight, self._v)
-            return torch.dot(u, rows @ v), u, v
-        product = _kept_product(rows, self._u) if torch.compiler.is_compiling() else rows.T @ self._u
-        v, _ = self._normalised(product)
-        u, sigma = self._normalised(rows @ v)  # uᵀ W v is the length of W v, since u points along it
-        self._u.copy_(u)
-        self._v.copy_(_laid_back(weight, v))
-        return sigma, u, v
 
-    def _normalised(self, vector: Tensor) -> tuple[Tensor, Tensor]:
-        """The vector, in place, with length 1, and the length it had."""
-        length = torch.linalg.vector_norm(vector).clamp_min_(self.eps)
-        return vector.div_(length), length
+def _measured(weight: Tensor, u: Tensor, v: Tensor, eps: float, iterate: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """σ and the vectors it comes from, after a power iteration or none; v in the order of `_rows(weight)`."""
+    rows = _rows(weight)
+    if not iterate:
+        u, v = u.clone(), _laid_like(weight, v)
+        return torch.dot(u, rows @ v), u, v
+    v, _ = _normalised(rows.T @ u, eps)
+    u, sigma = _normalised(rows @ v, eps)  # uᵀ W v is the length of W v, since u points along it
+    return sigma, u, v
+
+
+def _normalised(vector: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """The vector, in place, with length 1, and the length it had."""
+    length = torch.linalg.vector_norm(vector).clamp_min_(eps)
+    return vector.div_(length), length
+
+
+def _divided(weight: Tensor, sigma: Tensor, dtype: torch.dtype) -> Tensor:
+    return (weight / sigma).to(dtype)  # one division into bf16 (`out=`) is 8 times slower than both on a CPU
+
+
+def _gradient(gradient: Tensor, weight: Tensor, sigma: Tensor, u: Tensor, v: Tensor) -> Tensor:
+    """Of W, from that of W / σ with u and v constant: (G - <G, W> / σ · u vᵀ) / σ, in W's precision and layout."""
+    own = gradient.dtype != weight.dtype or gradient.stride() != weight.stride()
+    wide = torch.empty_like(weight).copy_(gradient) if own else gradient
+    share = torch.dot(_rows(wide).reshape(-1), _rows(weight).reshape(-1)) / sigma
+    result = wide.div_(sigma) if own else wide / sigma
+    _rows(result).addr_(u * (-share / sigma), v)
+    return result
 
 
 class _Divided(torch.autograd.Function):
-    """W / σ with σ = uᵀ W v, u and v constant: the gradient of W is (G - <G, W> / σ · u vᵀ) / σ."""
+    """W / σ with σ = uᵀ W v."""
 
     @staticmethod
     def forward(ctx: Any, weight: Tensor, sigma: Tensor, u: Tensor, v: Tensor, dtype: torch.dtype) -> Tensor:
         ctx.save_for_backward(weight, sigma, u, v)
-        return (weight / sigma).to(dtype)  # one division into bf16 (`out=`) is 8 times slower than both on a CPU
+        return _divided(weight, sigma, dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None, None]:
-        weight, sigma, u, v = ctx.saved_tensors
-        own = gradient.dtype != weight.dtype or gradient.stride() != weight.stride()
-        wide = torch.empty_like(weight).copy_(gradient) if own else gradient
-        share = torch.dot(_rows(wide).reshape(-1), _rows(weight).reshape(-1)) / sigma
-        result = wide.div_(sigma) if own else wide / sigma
-        _rows(result).addr_(u * (-share / sigma), v)
-        return result, None, None, None, None
+        return _gradient(gradient, *ctx.saved_tensors), None, None, None, None
+
+
+@torch.library.custom_op("inpaint::spectral_norm", mutates_args=())
+def _as_operator(
+    weight: Tensor, u: Tensor, v: Tensor, eps: float, iterate: bool, dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """All of a forward as one operator, for torch.compile: W / σ, σ, u and v.
+
+    Traced line by line, the norms of ISNet's 96 convolutions would be two thirds of its graphs, and a third of the time
+    of a warm start; and the compiler may keep the old u for backward, where the forward has moved on meanwhile.
+    """
+    with without_autocast(weight):
+        sigma, u, v = _measured(weight, u, v, eps, iterate)
+        return _divided(weight, sigma, dtype), sigma, u, _laid_back(weight, v)
+
+
+@_as_operator.register_fake
+def _(
+    weight: Tensor, u: Tensor, v: Tensor, eps: float, iterate: bool, dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return torch.empty_like(weight, dtype=dtype), weight.new_empty(()), torch.empty_like(u), torch.empty_like(v)
+
+
+@torch.library.custom_op("inpaint::spectral_norm_gradient", mutates_args=())
+def _gradient_as_operator(gradient: Tensor, weight: Tensor, sigma: Tensor, u: Tensor, v: Tensor) -> Tensor:
+    with without_autocast(weight):
+        return _gradient(gradient, weight, sigma, u, _laid_like(weight, v))
+
+
+@_gradient_as_operator.register_fake
+def _(gradient: Tensor, weight: Tensor, sigma: Tensor, u: Tensor, v: Tensor) -> Tensor:
+    return torch.empty_like(weight)
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    _, sigma, u, v = output
+    ctx.mark_non_differentiable(sigma, u, v)
+    ctx.save_for_backward(inputs[0], sigma, u, v)
+
+
+def _differentiated(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Any, ...]:
+    return _gradient_as_operator(gradient, *ctx.saved_tensors), None, None, None, None, None
+
+
+_as_operator.register_autograd(_differentiated, setup_context=_keep)
 
 
 def spectral_norm(layer: nn.Conv2d, *, eps: float = 1e-12) -> nn.Conv2d:
