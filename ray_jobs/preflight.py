@@ -14,6 +14,7 @@ from inpaint import checkpoints, storage, weights
 from inpaint.checkpoints.records import check_free
 from inpaint.config import RunConfig
 from inpaint.errors import ConfigError, DataError, StorageError
+from inpaint.sweep.scores import check_scores
 from inpaint.tracking import has_key, resolve_mode
 
 LPIPS_BACKBONES = {"alex": "alexnet", "vgg": "vgg16", "squeeze": "squeezenet1_1"}
@@ -33,7 +34,7 @@ def preflight(run: RunConfig, *, local: bool) -> dict[str, Any]:
     Raises:
         InpaintError: the first thing that would stop the run.
     """
-    unchecked: list[str] = []
+    unchecked = check_scores(run)
     if local:
         _check_machine(run)
     check_writable(run.root)
@@ -128,8 +129,15 @@ def _check_machine(run: RunConfig) -> None:
 
 
 def _check_holes(run: RunConfig) -> None:
-    """Raises DataError when a mask set is not there."""
+    """Raises DataError when a mask set is not there, ConfigError when no hole that is drawn can have such a ratio."""
     url = getattr(run.holes, "url", None)
+    if url is None and find_spec("numpy") is not None:
+        from inpaint.masks import make_holes
+
+        try:
+            make_holes(run.holes, run.data.image_size)
+        except ValueError as error:
+            raise ConfigError(f"holes: {error}") from None
     if url is not None and next(iter(storage.list_objects(url)), None) is None:
         raise DataError(f"holes.url: nothing in {url}; give a folder of masks or a shard set")
 
@@ -145,10 +153,9 @@ def _check_weights(run: RunConfig, unchecked: list[str]) -> None:
     """Raises WeightsError when feature weights, or files that the method is built from, are absent or altered."""
     for setting, (source, sha256) in run.method.weight_files().items():
         weights.resolve(setting, source, sha256=sha256)
-    lpips = {LPIPS_BACKBONES[network]: source for network, source in run.evaluation.lpips.items()}
-    for name, source in lpips.items():
+    for network, source in run.evaluation.lpips.items():
         if source not in ("present", weights.TORCHVISION):
-            weights.resolve(name, source)
+            weights.resolve(LPIPS_BACKBONES[network], source, option=f"--set evaluation.lpips.{network}")
     for name in run.method.feature_networks():
         source = getattr(run.feature_weights, name)
         if source == weights.TORCHVISION and find_spec("torchvision") is None:

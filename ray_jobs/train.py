@@ -24,6 +24,7 @@ from inpaint.checkpoints import latest
 from inpaint.checkpoints.records import check_free, describe
 from inpaint.config import RunConfig, load_run
 from inpaint.errors import InpaintError, StorageError
+from inpaint.sweep.scores import check_scores
 from ray_jobs.attempt import LOG_FORMAT, Attempt, Broken
 from ray_jobs.lease import Lease
 from ray_jobs.preflight import check_data
@@ -194,6 +195,7 @@ def main() -> None:
     try:
         run = with_absolute_root(load_run(arguments.run))
         with once_for_all(run.url):
+            check_scores(run)
             check_data(run)
             result = run_training(run, address=arguments.address, on_progress=partial(_print_progress, run))
     except InpaintError as error:

@@ -50,10 +50,12 @@ def train(
     from inpaint.cluster.secrets import refuse_secret_arguments
     from inpaint.cluster.task import train_task
     from inpaint.config import load_run
+    from inpaint.sweep.scores import check_scores
 
     refuse_secret_arguments([*assignments, root or ""])
     door = Door(runtime, namespace, context, address, dry_run)
     run = load_run(preset, assignments=assignments, name=name, root=door.root(root), num_workers=workers)
+    check_scores(run)
     door.send(train_task(run), spot=spot, group=group, output=output, as_json=as_json)
 
 

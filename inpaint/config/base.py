@@ -143,7 +143,16 @@ def suggest(word: str, known: Iterable[str]) -> str:
 
 
 class _Yaml(yaml.SafeLoader):
-    """Safe YAML in which 1e-4 is a number, as everybody who writes it means."""
+    """Safe YAML in which 1e-4 is a number, as everybody who writes it means, and a key stands once."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """A mapping; of two equal keys the first would be lost without a word."""
+        own = [key.value for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
+        if doubles := [key for place, key in enumerate(own) if key in own[:place]]:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"{doubles[0]} stands here twice; drop one of them", node.start_mark
+            )
+        return super().construct_mapping(node, deep)
 
 
 _Yaml.yaml_implicit_resolvers = {
@@ -175,6 +184,12 @@ def _explain(model: type[BaseModel], detail: Any, place: str) -> str:
         return f"{place}: {path} is not a setting of {group}{suggest(location[-1], settings)}"
     if detail["type"] == "value_error":
         return f"{place}: {path + ': ' if path else ''}{detail['ctx']['error']}"
+    if detail["type"] == "union_tag_invalid":
+        found, known = detail["ctx"]["tag"], detail["ctx"]["expected_tags"].replace("'", "").split(", ")
+        setting = f"{path}.{detail['ctx']['discriminator'].strip(chr(39))}"
+        return f"{place}: {setting} {found!r} is not one of {', '.join(known)}{suggest(found, known)}"
+    if detail["type"] == "union_tag_not_found":
+        return f"{place}: {path}.{detail['ctx']['discriminator'].strip(chr(39))} field required"
     value = "" if detail["type"] == "missing" else f" {detail['input']!r}:"
     return f"{place}: {path}{value} {detail['msg'][:1].lower()}{detail['msg'][1:]}"
 

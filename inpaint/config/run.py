@@ -27,6 +27,9 @@ from inpaint.errors import ConfigError
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(gt=0)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]  # what every generator takes
+Digest = Annotated[str, Field(pattern=r"^[0-9a-fA-F]{64}$")]  # SHA-256
+S3_ROOT = re.compile(r"s3://[^/\s]")
 RUN_NAME = re.compile(r"[a-z]([-a-z0-9]{0,38}[a-z0-9])?")  # becomes a RayJob name, at most 47 with our suffixes
 
 
@@ -64,6 +67,12 @@ class DataConfig(Strict):
     cache_gib: float = Field(50.0, gt=0)
     decoded_cache_gib: float = Field(0.0, ge=0)  # 0 = off; decoded YUV 4:2:0 planes for epochs after the first
     max_bad_share: Share = 0.001
+
+    @model_validator(mode="after")
+    def _settings_act(self) -> DataConfig:
+        if self.shuffle == "global" and self.window_shards != type(self).model_fields["window_shards"].default:
+            raise ValueError("window_shards is set, but only shuffle: window reads it; drop one of them")
+        return self
 
 
 def _ascending(ratio: tuple[float, float]) -> tuple[float, float]:
@@ -114,7 +123,7 @@ class MaskSetHoles(Strict):
     """
 
     kind: Literal["set"] = "set"
-    url: str
+    url: str = Field(min_length=1)
     hole: Literal["white", "black"]
     threshold: Literal["any_hole", "any_valid", "nearest"] = "nearest"
     ratio: RatioBin = (0.0, 1.0)
@@ -162,6 +171,12 @@ class TrainingConfig(Strict):
     check_every: Positive = 50  # steps between looks at the not-finite flag (each one waits for the device)
     log_every: Positive = 50
 
+    @model_validator(mode="after")
+    def _settings_act(self) -> TrainingConfig:
+        if self.not_finite == "stop" and self.max_rollbacks != type(self).model_fields["max_rollbacks"].default:
+            raise ValueError("max_rollbacks is set, but only not_finite: rollback goes back; drop one of them")
+        return self
+
 
 class CheckpointsConfig(Strict):
     """When a checkpoint is written and which are kept; the newest always is."""
@@ -184,7 +199,7 @@ class EvaluationConfig(Strict):
     every: Positive = 5000  # steps; a checkpoint is scored when both fall together
     images: Positive = 500
     batch: Positive = 8
-    seed: int = 0
+    seed: Seed = 0
     protocol: str = "inp-v1"
     lpips: dict[Literal["alex", "vgg", "squeeze"], str] = {}
 
@@ -256,7 +271,7 @@ class FeatureWeightsConfig(Strict):
 
     vgg19: str = "torchvision"
     vgg16: str = "torchvision"
-    sha256: dict[str, str] = {}  # network name → digest the file must have
+    sha256: dict[Literal["vgg19", "vgg16"], Digest] = {}  # network → digest the file must have
 
 
 class RunConfig(Strict):
@@ -265,7 +280,7 @@ class RunConfig(Strict):
     name: str
     root: str
     preset: str | None = None
-    seed: int = Field(0, ge=0)
+    seed: Seed = 0
     method: AnyMethod
     stages: dict[str, StageConfig]
     data: DataConfig
@@ -285,12 +300,19 @@ class RunConfig(Strict):
             raise ValueError(f"{name!r} cannot name a run; use up to 40 of a-z, 0-9 and -, starting with a letter")
         return name
 
+    @field_validator("root")
+    @classmethod
+    def _root_is_a_place(cls, root: str) -> str:
+        if not root.strip() or (root.startswith("s3:") and not S3_ROOT.match(root)):
+            raise ValueError(f"{root!r} is no place to keep a run; give s3://bucket/prefix or a folder")
+        return root
+
     @model_validator(mode="after")
     def _parts_fit(self) -> RunConfig:
         self._check_stages()
         self._check_sizes()
-        self._check_graphs()
         self.method.check_run(self)
+        self._check_graphs()
         return self
 
     def _check_stages(self) -> None:
@@ -320,11 +342,19 @@ class RunConfig(Strict):
             raise ValueError(f"holes.kind {self.holes.kind} cannot train {self.method.name}; it fills centre holes")
 
     def _check_graphs(self) -> None:
+        if self.training.compile and self.training.activation_checkpointing:
+            raise ValueError("training.compile and training.activation_checkpointing exclude each other; choose one")
         counting = [name for name, one in self.method.optimizers().items() if one.kind == "ranger21"]
         if self.training.cuda_graphs and counting:
             raise ValueError(
                 f"method.{counting[0]}: ranger21 counts its steps on the host, which training.cuda_graphs forbids; "
                 "choose adam, or set training.cuda_graphs: false"
+            )
+        workers, gpus = self.resources.num_workers, self.resources.gpus_per_worker
+        if self.training.cuda_graphs and (workers > 1 or not gpus):
+            raise ValueError(
+                f"training.cuda_graphs works with one worker on a GPU, and resources asks for {workers} with {gpus:g} "
+                "GPUs each; set num_workers: 1 and gpus_per_worker: 1, or training.cuda_graphs: false"
             )
 
     @property

@@ -1,17 +1,19 @@
-"""Which scores a sweep's trials log, asked before anything starts: a metric that nobody logs decides nothing."""
+"""Which scores a run or a sweep's trials log, asked before anything starts: one that nobody logs decides nothing."""
 
 from __future__ import annotations
 
 from importlib.util import find_spec
 
+from inpaint.checkpoints.layout import direction
 from inpaint.config.base import suggest
 from inpaint.config.run import RunConfig
 from inpaint.config.sweep import SweepConfig
-from inpaint.errors import ConfigError
+from inpaint.errors import ConfigError, EvaluationError
 from inpaint.sweep.trials import planned, run_of
 
 OF_NETWORKS = ("lpips_", "face_")  # how metrics that need a scoring network begin
 LOOKS = ("hole_error", "valid_error", "checkerboard", "seam_error")  # of `training.health`, on the batch of a step
+OF_PARTS = ("health/score/", "health/gradient_norm/", "health/share/")  # the name ends in a network or term
 
 
 def check_metrics(sweep: SweepConfig, *, root: str) -> list[str]:
@@ -25,6 +27,7 @@ def check_metrics(sweep: SweepConfig, *, root: str) -> list[str]:
         EvaluationError: the runs name no protocol.
     """
     run = run_of(sweep, planned(sweep)[0], root=root)
+    check_scores(run)
     known = logged_scores(run)
     if set(sweep.metrics) <= set(known):
         return []
@@ -40,15 +43,53 @@ def check_metrics(sweep: SweepConfig, *, root: str) -> list[str]:
     return []
 
 
-def logged_scores(run: RunConfig) -> list[str]:
-    """Names that a run's evaluations and looks at its health always log, headline first; per bin as `psnr@10-20`.
+def check_scores(run: RunConfig) -> list[str]:
+    """Refuse a protocol that is not there, best checkpoints by a score that is not logged, or by its wrong end, and a
+    rule of `health.stop_when` that waits for one. Of losses, and looks at single networks, only the run itself knows.
 
-    LPIPS of weights that need only be `present` is not among them: some machine may not have the file.
+    Returns:
+        What cannot be looked at here, as lines: the scores of a method's own are known where torch is installed.
+
+    Raises:
+        ConfigError: with the nearest score that is logged.
+    """
+    try:
+        known = logged_scores(run, present=True)
+    except EvaluationError as error:
+        raise ConfigError(f"evaluation.protocol: {error}") from None
+    wanted = {"checkpoints.metric": run.checkpoints.metric} if run.checkpoints.keep_best else {}
+    wanted |= {
+        f"health.stop_when.{name}": name
+        for name in run.health.stop_when
+        if "/" not in name or (name.startswith("health/") and not name.startswith(OF_PARTS))
+    }
+    unknown = {setting: name for setting, name in wanted.items() if name not in known}
+    if unknown and find_spec("torch") is None:
+        return [f"{setting} {name}, for which torch has to be installed" for setting, name in unknown.items()]
+    if unknown:
+        from inpaint.methods import METHODS
+
+        known += METHODS[run.method.name].own_scores
+    for setting, name in unknown.items():
+        if name not in known:
+            shown = ", ".join(score for score in known if "@" not in score)
+            raise ConfigError(f"{setting}: the run logs no {name}{suggest(name, known)} (it logs {shown})")
+    metric, mode = run.checkpoints.metric, direction(run.checkpoints.metric)
+    if run.checkpoints.keep_best and run.checkpoints.mode != mode:
+        raise ConfigError(f"checkpoints.mode {run.checkpoints.mode} would keep the worst by {metric}; set it to {mode}")
+    return []
+
+
+def logged_scores(run: RunConfig, *, present: bool = False) -> list[str]:
+    """Names that a run's evaluations and looks at its health log, headline first; per bin as `psnr@10-20`.
+
+    LPIPS of weights that need only be `present` is among them only if asked for: some machine may not have the file.
     """
     from inpaint.evaluation.protocols import find_protocols
 
     (protocol,) = find_protocols([run.evaluation.protocol])
-    certain = {f"lpips_{network}" for network, source in run.evaluation.lpips.items() if source != "present"}
+    sources = run.evaluation.lpips
+    certain = {f"lpips_{network}" for network in sources if present or sources[network] != "present"}
     plain = [column for column in protocol.columns if "@" not in column.name]
     columns = [c.name for c in plain if c.metric in certain or not c.metric.startswith(OF_NETWORKS)]
     bins = [] if run.holes.kind == "centre" else [found.name for found in (*protocol.bins, *protocol.unions)]

@@ -97,6 +97,7 @@ def test_a_dry_run_needs_no_cluster(monkeypatch, tmp_path):
         (("tiny", "--root", "here"), "root here cannot be reached from a pod"),
         (("tinny",), "tinny is not a preset; did you mean tiny?"),
         (("tiny", "--set", "method.width=7"), "multiple of 4"),
+        (("tiny", "--set", "checkpoints.metric=psrn"), "the run logs no psrn; did you mean psnr?"),
         (("tiny", "--spot"), "cpu: is not a spot group"),
         (("tiny", "--group", "tpu"), "groups: cpu, gpu, gpu-spot"),
         (("tiny", "--runtime", "missing"), "runtime missing is not in namespace training"),

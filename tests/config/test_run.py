@@ -96,4 +96,50 @@ def test_an_optimizer_that_counts_on_the_host_is_refused_with_cuda_graphs():
     adam = "{kind: adam, learning_rate: 0.001}"
     names = load_run("edge-texture-tiny").method.optimizers()
     given = [f"method.{name}={adam}" for name in names]
+    given += ["resources.num_workers=1", "resources.gpus_per_worker=1"]
     assert load_run("edge-texture-tiny", assignments=["training.cuda_graphs=true", *given]).training.cuda_graphs
+
+
+@pytest.mark.parametrize(
+    ("assignments", "message"),
+    [
+        (["training.cuda_graphs=true", "resources.num_workers=1"], "one worker on a GPU, and .* for 1 with 0"),
+        (["training.cuda_graphs=true", "resources.gpus_per_worker=1"], "asks for 2 with 1 GPUs each; set num"),
+        (["training.compile=true", "training.activation_checkpointing=true"], "exclude each other; choose one"),
+        (["training.max_rollbacks=5"], "training: max_rollbacks is set, but only not_finite: rollback goes back"),
+        (["data.window_shards=8"], "data: window_shards is set, but only shuffle: window reads it"),
+    ],
+)
+def test_settings_that_contradict_each_other_or_have_no_effect_are_refused(assignments, message):
+    with pytest.raises(ConfigError, match=message):
+        load_run("tiny", assignments=assignments)
+
+
+@pytest.mark.parametrize("root", ["s3://", "s3:///lab", "s3:/lab", "", " "])
+def test_a_root_that_names_no_place_is_refused(root):
+    with pytest.raises(ConfigError, match="root: .* is no place to keep a run; give s3://bucket/prefix or a folder"):
+        load_run("tiny", root=root)
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("holes.kind=stroke", "tiny: holes.kind 'stroke' is not one of strokes, .*; did you mean strokes?"),
+        ("method.name=isnot", "tiny: method.name 'isnot' is not one of isnet, .*; did you mean isnet?"),
+        ("holes={}", "tiny: holes.kind field required"),
+        ("feature_weights.sha256={vgg91: " + 64 * "0" + "}", r"feature_weights.sha256.vgg91.* 'vgg19' or 'vgg16'"),
+        ("feature_weights.sha256={vgg19: d34d}", "feature_weights.sha256.vgg19 'd34d'"),
+        (f"seed={2**63}", f"tiny: seed {2**63}: input should be less than"),
+        ("evaluation.seed=-1", "tiny: evaluation.seed -1: input should be greater than or equal to 0"),
+    ],
+)
+def test_a_wrong_choice_is_named_with_the_right_ones(assignment, message):
+    with pytest.raises(ConfigError, match=message):
+        load_run("tiny", assignments=[assignment])
+
+
+def test_a_group_of_settings_that_stands_twice_in_a_file_is_refused_instead_of_half_read(tmp_path):
+    (tmp_path / "run.yaml").write_text("training: {ema: 0.9}\nseed: 1\ntraining: {clip_gradient_norm: 1}\n")
+
+    with pytest.raises(ConfigError, match=r"run.yaml: not YAML \(training stands here twice; drop one of them"):
+        load_run(str(tmp_path / "run.yaml"))

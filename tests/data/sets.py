@@ -48,7 +48,9 @@ def make_set(folder: Path, sizes: list[int], **options) -> Index:
 
 
 def open_set(index: Index, *, holes=FreeFormHoles(), seed=0, global_batch=4, rank=0, world_size=1, start=0, **settings):
-    """A stream of 16-pixel images with few threads; `settings` are of `data`."""
+    """A stream of 16-pixel images with few threads; `settings` are of `data`, a window's only where there is one."""
+    if settings.get("shuffle", "global") == "global":
+        settings.pop("window_shards", None)
     data = DataConfig(**{"dataset": "toy", "image_size": 16, "decode_threads": 1, "prefetch_batches": 1} | settings)
     world = {"rank": rank, "world_size": world_size, "start": start}
     return Stream(index, data, holes, seed=seed, global_batch=global_batch, **world)

@@ -39,6 +39,14 @@ def test_a_sound_run_is_described_and_nothing_is_written(root):
         (["stages.gan.from=never-trained"], CheckpointError, r"never-trained: no checkpoint here"),
         (["holes={kind: set, url: no-masks, hole: white}"], DataError, r"holes.url: nothing in no-masks"),
         (["tracking.mode=online"], ConfigError, r"needs WANDB_API_KEY"),
+        (["holes={kind: strokes, ratio: [0, 0]}"], ConfigError, r"holes: no hole of whole pixels in .*; widen the bin"),
+        (["evaluation.protocol=nope"], ConfigError, r"evaluation.protocol: nope is not a protocol; known: inp-v1"),
+        (["checkpoints.metric=psrn"], ConfigError, r"checkpoints.metric: the run logs no psrn; did you mean psnr"),
+        (["checkpoints.metric=psnr@31-40"], ConfigError, r"the run logs no psnr@31-40; did you mean psnr@.0-.0\?"),
+        (["checkpoints.metric=l1"], ConfigError, r"checkpoints.mode max would keep the worst by l1; set it to min"),
+        (["health.stop_when={psrn: {below: 3}}"], ConfigError, r"health.stop_when.psrn: the run logs no psrn"),
+        (["health={every: 5, stop_when: {health/seam: {above: 1}}}"], ConfigError, r"no health/seam; did you mean"),
+        (["evaluation.lpips={alex: gone.pth}"], WeightsError, r"--set evaluation.lpips.alex=gone.pth is not a file"),
     ],
 )
 def test_what_would_stop_a_run_is_said_before_it_starts(root, settings, error, message, monkeypatch):
@@ -47,6 +55,19 @@ def test_what_would_stop_a_run_is_said_before_it_starts(root, settings, error, m
     with pytest.raises(error, match=message):
         preflight(toy_run(root, "doomed", *settings), local=True)
     assert not (root / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["checkpoints.metric=anything", "checkpoints.keep_best=0"],
+        ["checkpoints.metric=l1@30-40", "checkpoints.mode=min"],
+        ["checkpoints.metric=lpips_alex", "checkpoints.mode=min", "evaluation.lpips={alex: present}"],
+        ["health={every: 5, stop_when: {health/score/discriminator/real: {above: 9}, generator/l1: {above: 9}}}"],
+    ],
+)
+def test_scores_and_losses_that_a_run_logs_may_choose_checkpoints_and_end_it(root, settings):
+    preflight(toy_run(root, "sound", *settings), local=True)
 
 
 def test_workers_of_a_cluster_need_not_fit_on_this_machine(root):
