@@ -51,8 +51,8 @@ def measure_evaluation(*, images: int, model_images: int, preset: str, device: s
     try:
         with tempfile.TemporaryDirectory(prefix="inpaint-bench-") as folder:
             _write(Path(folder), images)
-            if where.type == "cuda":  # kernels are loaded when they are first used
-                _finished(Path(folder), where, threads)
+            _finished(Path(folder), where, threads)  # kernels are loaded, or compiled, when they are first used
+            if where.type == "cuda":
                 _model(Path(folder), anonymous(method.inpaint), where, 1)
             found = {
                 "finished images": _finished(Path(folder), where, threads),

@@ -15,11 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from inpaint.evaluation.windows import Moments, SsimMap, Window, wholly_inside
-
-LUMA = (0.2125, 0.7154, 0.0721)  # of scikit-image's rgb2gray, which EdgeConnect's, ISNet's and DiNA's scores use
-GAUSSIAN = Window(11, sigma=1.5)
-MARGIN = GAUSSIAN.taps // 2
+from inpaint.evaluation.sums import Sums, luma, sum_pixels
+from inpaint.evaluation.windows import MARGIN, TAPS, check_window, gaussian_ssim, uniform_ssim, wholly_inside
 
 Levels = Literal["rounded", "truncated", "float"]
 
@@ -49,55 +46,39 @@ class Comparison:
         self.predicted, self.truth, self.mask = predicted, truth, mask
 
     @cached_property
-    def error(self) -> Tensor:
-        """Predicted less truth, [B, 3, H, W]."""
-        return self.predicted - self.truth
+    def sums(self) -> Sums:
+        """Sums of errors and of values over the pixels of each image."""
+        return sum_pixels(self.predicted, self.truth, self.mask, self.grey)
 
-    @cached_property
-    def absolute(self) -> Tensor:
-        """|error| by pixel, summed over channels, [B, 1, H, W]."""
-        return self.error.abs().sum(dim=1, keepdim=True)
-
-    @cached_property
-    def square(self) -> Tensor:
-        """error² by pixel, summed over channels, [B, 1, H, W]."""
-        return self.error.square().sum(dim=1, keepdim=True)
+    @property
+    def pixels(self) -> int:
+        """Of one image."""
+        return self.mask[0].numel()
 
     @cached_property
     def grey(self) -> tuple[Tensor, Tensor]:
         """Luma of predicted and truth, [B, 1, H, W] each."""
-        return _grey(self.predicted), _grey(self.truth)
+        return luma(self.predicted), luma(self.truth)
 
     @cached_property
-    def moments(self) -> Moments:
-        """Of the colours, with the border of zeros that a padded Gaussian window reaches into."""
-        return Moments(self.predicted, self.truth, border=MARGIN)
-
-    @cached_property
-    def grey_moments(self) -> Moments:
-        """Of the luma, without a border."""
-        return Moments(*self.grey)
-
-    @cached_property
-    def gaussian_ssim(self) -> SsimMap:
-        """SSIM around every pixel under the 11-tap Gaussian window, [B, 3, H, W]."""
-        return self.moments.ssim(GAUSSIAN)
+    def gaussian_ssim(self) -> Tensor:
+        """SSIM around every pixel under the 11-tap Gaussian window, zeros beyond the border, [B, 3, H, W]."""
+        return gaussian_ssim(self.predicted, self.truth)
 
 
 def psnr_rgb(seen: Comparison) -> Tensor:
     """10 log10(1 / MSE) over all pixels and channels, dB, [B]; inf for a perfect image."""
-    return -10 * (_mean(seen.square) / 3).log10()
+    return -10 * (seen.sums.square / (3 * seen.pixels)).log10()
 
 
 def psnr_grey(seen: Comparison) -> Tensor:
     """PSNR of the luma, dB, [B]; inf for a perfect image."""
-    predicted, truth = seen.grey
-    return -10 * _mean((predicted - truth).square()).log10()
+    return -10 * (seen.sums.grey_square / seen.pixels).log10()
 
 
 def psnr_hole(seen: Comparison) -> Tensor:
     """PSNR over the hole's pixels alone, dB, [B]; inf when they are perfect, NaN for an image without a hole."""
-    return -10 * (_sum(seen.mask * seen.square) / (3 * _sum(seen.mask))).log10()
+    return -10 * (seen.sums.square_in_hole / (3 * seen.sums.hole)).log10()
 
 
 def ssim_gaussian_valid(seen: Comparison) -> Tensor:
@@ -106,13 +87,13 @@ def ssim_gaussian_valid(seen: Comparison) -> Tensor:
     Raises:
         ValueError: a side shorter than 11 pixels.
     """
-    _check_window(seen.truth, GAUSSIAN)
-    return seen.gaussian_ssim.means(crop=MARGIN)
+    check_window(seen.truth, TAPS)
+    return _mean(seen.gaussian_ssim[..., MARGIN:-MARGIN, MARGIN:-MARGIN])
 
 
 def ssim_gaussian_padded(seen: Comparison) -> Tensor:
     """SSIM, Gaussian window of 11, RGB per channel, zeros beyond the border, every pixel counted, [B]."""
-    return seen.gaussian_ssim.means()
+    return _mean(seen.gaussian_ssim)
 
 
 def ssim_gaussian_hole(seen: Comparison) -> Tensor:
@@ -120,57 +101,53 @@ def ssim_gaussian_hole(seen: Comparison) -> Tensor:
 
     For a square hole this is the SSIM of the hole cut out as an image of its own.
     """
-    inside = wholly_inside(F.pad(seen.mask, (MARGIN,) * 4), GAUSSIAN.taps)
-    return _sum(seen.gaussian_ssim.over_channels() * inside) / _sum(inside)
+    inside = wholly_inside(F.pad(seen.mask, (MARGIN,) * 4), TAPS)
+    return _sum(seen.gaussian_ssim.mean(dim=1, keepdim=True) * inside) / _sum(inside)
 
 
 def ssim_grey_uniform_11(seen: Comparison) -> Tensor:
     """SSIM of the luma, uniform window of 11, border cropped, sample covariance, [B]."""
-    return seen.grey_moments.ssim(Window(11, sample=True)).means()
+    return uniform_ssim(*seen.grey, 11)
 
 
 def ssim_grey_uniform_51(seen: Comparison) -> Tensor:
     """SSIM of the luma, uniform window of 51, border cropped, sample covariance, [B]."""
-    return seen.grey_moments.ssim(Window(51, sample=True)).means()
+    return uniform_ssim(*seen.grey, 51)
 
 
 def ssim_rgb_uniform_7(seen: Comparison) -> Tensor:
     """SSIM, uniform window of 7, RGB per channel, border cropped, sample covariance, [B]."""
-    window = Window(7, sample=True)
-    _check_window(seen.truth, window)
-    return seen.moments.ssim(window).means(crop=MARGIN)
+    return uniform_ssim(seen.predicted, seen.truth, 7)
 
 
 def l1_rgb(seen: Comparison) -> Tensor:
     """Mean |error| over all pixels and channels, in [0, 1], [B]."""
-    return _mean(seen.absolute) / 3
+    return seen.sums.absolute / (3 * seen.pixels)
 
 
 def l1_grey(seen: Comparison) -> Tensor:
     """Mean |error| of the luma, in [0, 1], [B]."""
-    predicted, truth = seen.grey
-    return _mean((predicted - truth).abs())
+    return seen.sums.grey_absolute / seen.pixels
 
 
 def l1_over_sum_grey(seen: Comparison) -> Tensor:
     """Sum |error| / sum (predicted + truth) of the luma, in [0, 1], [B]; 0 when both are black."""
-    predicted, truth = seen.grey
-    return _sum((predicted - truth).abs()) / (_sum(predicted) + _sum(truth)).clamp_min(1e-12)
+    return seen.sums.grey_absolute / (seen.sums.grey_predicted + seen.sums.grey_truth).clamp_min(1e-12)
 
 
 def l1_over_sum_rgb(seen: Comparison) -> Tensor:
     """Sum |error| / sum (predicted + truth) over RGB, in [0, 1], [B]; 0 when both are black."""
-    return _sum(seen.absolute) / (_sum(seen.predicted) + _sum(seen.truth)).clamp_min(1e-12)
+    return seen.sums.absolute / (seen.sums.predicted + seen.sums.truth).clamp_min(1e-12)
 
 
 def l1_over_truth(seen: Comparison) -> Tensor:
     """Sum |error| / sum truth over RGB, [B]: the `mae` that EdgeConnect and ISNet log while training."""
-    return _sum(seen.absolute) / _sum(seen.truth).clamp_min(1e-12)
+    return seen.sums.absolute / seen.sums.truth.clamp_min(1e-12)
 
 
 def l1_hole(seen: Comparison) -> Tensor:
     """Mean |error| over the hole's pixels and channels, in [0, 1], [B]; NaN for an image without a hole."""
-    return _sum(seen.mask * seen.absolute) / (3 * _sum(seen.mask))
+    return seen.sums.absolute_in_hole / (3 * seen.sums.hole)
 
 
 @dataclass(frozen=True)
@@ -239,14 +216,3 @@ def _sum(planes: Tensor) -> Tensor:
 
 def _mean(planes: Tensor) -> Tensor:
     return _sum(planes) / planes[0].numel()
-
-
-def _grey(image: Tensor) -> Tensor:
-    red, green, blue = image.split(1, dim=1)
-    return (red * LUMA[0]).add_(green, alpha=LUMA[1]).add_(blue, alpha=LUMA[2])
-
-
-def _check_window(image: Tensor, window: Window) -> None:
-    if min(image.shape[-2:]) < window.taps:
-        size = f"{image.shape[-1]}×{image.shape[-2]}"
-        raise ValueError(f"image is {size}; this SSIM needs at least {window.taps} pixels a side")

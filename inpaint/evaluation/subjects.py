@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,7 +21,6 @@ from inpaint.errors import CheckpointError, EvaluationError
 from inpaint.evaluation.baselines import BASELINES
 from inpaint.evaluation.pictures import Pictures
 from inpaint.evaluation.scoring import Filler, NamedFiller, anonymous
-from inpaint.imaging import to_float
 
 ONE_SHOT, PROGRESSIVE = "one-shot", "progressive"
 BASELINE = "baseline:"
@@ -58,7 +58,7 @@ def load_subject(request: EvaluationRequest, device: torch.device | str) -> Subj
 
 
 def finished_filler(filled: Pictures, truth_size: Callable[[str], tuple[int, int]]) -> NamedFiller:
-    """A filler that hands out finished images by name.
+    """A filler that hands out finished images by name, as the 8-bit pixels that they are.
 
     Raises:
         EvaluationError: when called, for an image whose size is not that of its truth.
@@ -73,8 +73,8 @@ def finished_filler(filled: Pictures, truth_size: Callable[[str], tuple[int, int
                     f"{name}: the filled image is {_size(pixels.shape)} and the truth {_size(size)}; "
                     "give images of the same size"
                 )
-            found.append(torch.from_numpy(pixels.copy()).permute(2, 0, 1))
-        return to_float(torch.stack(found).to(image.device))
+            found.append(pixels)
+        return torch.from_numpy(np.stack(found)).to(image.device).permute(0, 3, 1, 2)
 
     return fill
 

@@ -1,4 +1,4 @@
-"""The two ways a window is filtered, the border, and that neither batch nor chunk moves a digit."""
+"""SSIM of planes: both ways to compute it beside scikit-image's, the border, and that a batch moves no digit."""
 
 from __future__ import annotations
 
@@ -6,8 +6,14 @@ import numpy as np
 import pytest
 import torch
 from scipy.ndimage import gaussian_filter, uniform_filter
+from skimage.metrics import structural_similarity
+from torch.nn import functional as F
 
-from inpaint.evaluation.windows import Moments, Window, _convolved, _filtered, _shifted
+from inpaint.evaluation import windows
+from inpaint.evaluation.windows import gaussian_ssim, uniform_ssim, wholly_inside
+
+GAUSSIANS = [windows._gaussian_on_cpu, windows._gaussian_on_device]
+UNIFORMS = [windows._uniform_on_cpu, windows._uniform_on_device]
 
 
 @pytest.fixture(scope="module")
@@ -15,42 +21,81 @@ def planes():
     return torch.rand(1, 3, 70, 64, generator=torch.Generator().manual_seed(1))
 
 
+@pytest.fixture(scope="module")
+def noisy(planes):
+    return (planes + 0.1 * torch.randn(planes.shape, generator=torch.Generator().manual_seed(2))).clamp(0, 1)
+
+
+def of_scikit_image(one, other, taps, **how):
+    """SSIM around every pixel of one channel, and without the pixels whose window reaches over the border."""
+    one, other = one.double().numpy(), other.double().numpy()
+    _, full = structural_similarity(one, other, data_range=1, win_size=taps, full=True, **how)
+    margin = taps // 2
+    return full[margin:-margin, margin:-margin]
+
+
+@pytest.mark.parametrize("form", GAUSSIANS)
+def test_the_gaussian_window_gives_scikit_images_ssim_around_every_pixel(planes, noisy, form):
+    found = form(planes, noisy)
+    how = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
+    for channel in range(3):
+        expected = of_scikit_image(planes[0, channel], noisy[0, channel], 11, **how)
+        assert found[0, channel, 5:-5, 5:-5].numpy() == pytest.approx(expected, abs=2e-5)
+
+
+@pytest.mark.parametrize("form", GAUSSIANS)
+def test_beyond_the_border_there_are_zeros(planes, noisy, form):
+    padded = [F.pad(image, (5,) * 4) for image in (planes, noisy)]
+    assert torch.allclose(form(planes, noisy), form(*padded)[..., 5:-5, 5:-5], atol=1e-6)
+
+
+@pytest.mark.parametrize("form", UNIFORMS)
+@pytest.mark.parametrize("taps", [7, 11, 51])
+def test_uniform_windows_give_scikit_images_mean_ssim(planes, noisy, form, taps):
+    expected = [of_scikit_image(planes[0, c], noisy[0, c], taps).mean() for c in range(3)]
+    assert form(planes, noisy, taps).item() == pytest.approx(np.mean(expected), abs=2e-6)
+
+
 @pytest.mark.parametrize("taps", [7, 11, 51])
 def test_a_uniform_window_is_scipys_mean_over_whole_windows_in_one_stage_or_two(planes, taps):
     margin = taps // 2
     whole = np.s_[:, margin : 70 - margin, margin : 64 - margin]
     expected = uniform_filter(planes[0].double().numpy(), (0, taps, taps))[whole]
-    assert _filtered(planes, Window(taps))[0].numpy() == pytest.approx(expected, abs=1e-6)
+    assert windows._filtered(planes, windows._stages(taps))[0].numpy() == pytest.approx(expected, abs=1e-6)
 
 
 def test_a_window_of_51_pixels_takes_twenty_taps():
-    assert [(len(weights), dilation) for weights, dilation in Window(51).stages] == [(3, 1), (17, 3)]
-    assert [(len(weights), dilation) for weights, dilation in Window(11).stages] == [(11, 1)]
+    assert [(len(weights), dilation) for weights, dilation in windows._stages(51)] == [(3, 1), (17, 3)]
+    assert [(len(weights), dilation) for weights, dilation in windows._stages(11)] == [(11, 1)]
 
 
 def test_the_gaussian_window_is_scipys_cut_at_five_pixels(planes):
     expected = gaussian_filter(planes[0].double().numpy(), (0, 1.5, 1.5), truncate=3.4)[:, 5:-5, 5:-5]
-    assert _filtered(planes, Window(11, sigma=1.5))[0].numpy() == pytest.approx(expected, abs=1e-6)
+    assert windows._filtered(planes, ((windows._gaussian(), 1),))[0].numpy() == pytest.approx(expected, abs=1e-6)
 
 
-@pytest.mark.parametrize("dilation", [1, 3])
-def test_the_form_for_a_gpu_gives_what_the_form_for_a_cpu_gives(planes, dilation):
-    weights = [0.5, 0.2, 0.2, 0.1]
-    assert torch.allclose(_shifted(planes, weights, dilation), _convolved(planes, weights, dilation), atol=1e-6)
+def test_equal_planes_have_an_ssim_of_exactly_one(planes):
+    assert all((form(planes, planes) == 1).all() for form in GAUSSIANS)
+    assert all(form(planes, planes, 7).item() == 1 for form in UNIFORMS)
 
 
-def test_equal_planes_have_an_ssim_of_exactly_one_and_the_border_adds_its_windows(planes):
-    moments = Moments(planes, planes, border=5)
-    scores = moments.ssim(Window(11, sigma=1.5))
-    assert scores.chunks[0].shape == (1, 3, 70, 64)
-    assert scores.means().item() == 1
-    assert scores.means(crop=5).item() == 1
-
-
-def test_forty_planes_in_chunks_of_sixteen_give_the_digits_of_each_alone():
+def test_planes_in_a_batch_have_the_digits_that_each_has_alone():
     generator = torch.Generator().manual_seed(3)
     a, b = (torch.rand(40, 1, 40, 300, generator=generator) for _ in range(2))
-    window = Window(7, sample=True)
-    together = Moments(a, b).ssim(window).means()
-    alone = [Moments(a[i : i + 1], b[i : i + 1]).ssim(window).means() for i in range(40)]
-    assert torch.equal(together, torch.cat(alone))
+    ones = [(a[i : i + 1], b[i : i + 1]) for i in range(40)]
+    assert torch.equal(gaussian_ssim(a, b), torch.cat([gaussian_ssim(*one) for one in ones]))
+    assert torch.equal(uniform_ssim(a, b, 7), torch.cat([uniform_ssim(*one, 7) for one in ones]))
+
+
+def test_a_window_larger_than_the_image_is_refused():
+    small = torch.rand(1, 3, 10, 64)
+    with pytest.raises(ValueError, match="image is 64×10; this SSIM needs at least 11 pixels a side"):
+        uniform_ssim(small, small, 11)
+
+
+def test_only_windows_without_a_known_pixel_lie_wholly_inside():
+    mask = torch.zeros(1, 1, 20, 20)
+    mask[:, :, 3:15, 4:16] = 1  # twelve pixels a side: windows of eleven fit at two by two places
+    expected = torch.zeros(1, 1, 10, 10)
+    expected[:, :, 3:5, 4:6] = 1
+    assert torch.equal(wholly_inside(mask, 11), expected)

@@ -1,0 +1,79 @@
+"""Sums over an image's pixels, from which all errors but SSIM follow, taken in one look at the image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+LUMA = (0.2125, 0.7154, 0.0721)  # of scikit-image's rgb2gray, which EdgeConnect's, ISNet's and DiNA's scores use
+
+
+@dataclass(frozen=True)
+class Sums:
+    """Sums over the pixels of each image, [B] float64; rows are added up in float32.
+
+    Attributes:
+        absolute, square: of |error| and error² over all channels.
+        hole: of the mask.
+        absolute_in_hole, square_in_hole: of |error| and error² over the hole.
+        predicted, truth: of the values themselves.
+        grey_absolute, grey_square: of the error of the luma.
+        grey_predicted, grey_truth: of the luma.
+    """
+
+    absolute: Tensor
+    square: Tensor
+    hole: Tensor
+    absolute_in_hole: Tensor
+    square_in_hole: Tensor
+    predicted: Tensor
+    truth: Tensor
+    grey_absolute: Tensor
+    grey_square: Tensor
+    grey_predicted: Tensor
+    grey_truth: Tensor
+
+
+def luma(image: Tensor) -> Tensor:
+    """[B, 3, H, W] to [B, 1, H, W]."""
+    if not image.is_cuda:
+        from inpaint.evaluation import kernels  # its compiler takes a second to start
+
+        grey = image.new_empty(len(image), 1, *image.shape[-2:])
+        kernels.weigh_channels(np.ascontiguousarray(image.numpy()), np.array(LUMA, np.float32), grey[:, 0].numpy())
+        return grey
+    red, green, blue = image.split(1, dim=1)
+    return (red * LUMA[0]).add_(green, alpha=LUMA[1]).add_(blue, alpha=LUMA[2])
+
+
+def sum_pixels(predicted: Tensor, truth: Tensor, mask: Tensor, grey: tuple[Tensor, Tensor]) -> Sums:
+    """The sums of a batch.
+
+    Args:
+        predicted, truth: [B, 3, H, W] in [0, 1].
+        mask: 1 in the hole, [B, 1, H, W].
+        grey: their luma, [B, 1, H, W] each.
+    """
+    return (_on_device if predicted.is_cuda else _on_cpu)(predicted, truth, mask, *grey)
+
+
+def _on_cpu(predicted: Tensor, truth: Tensor, mask: Tensor, grey: Tensor, grey_truth: Tensor) -> Sums:
+    from inpaint.evaluation import kernels
+
+    found = torch.empty(len(Sums.__dataclass_fields__), len(predicted), dtype=torch.float64)
+    images = (predicted, truth, mask[:, 0], grey[:, 0], grey_truth[:, 0])
+    kernels.sum_pixels(*(np.ascontiguousarray(image.numpy()) for image in images), found.numpy())
+    return Sums(*found)
+
+
+def _on_device(predicted: Tensor, truth: Tensor, mask: Tensor, grey: Tensor, grey_truth: Tensor) -> Sums:
+    error, grey_error = predicted - truth, grey - grey_truth
+    absolute, square = error.abs().sum(dim=1, keepdim=True), error.square().sum(dim=1, keepdim=True)
+    summed = (
+        absolute, square, mask, mask * absolute, mask * square, predicted, truth,
+        grey_error.abs(), grey_error.square(), grey, grey_truth,
+    )  # fmt: skip
+    return Sums(*(planes.sum(dim=3).sum(dim=(1, 2), dtype=torch.float64) for planes in summed))

@@ -1,0 +1,74 @@
+"""The sums behind errors, beside numpy's in float64, in the form for a CPU and in the one for a GPU."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from inpaint.evaluation import sums
+from inpaint.evaluation.sums import luma, sum_pixels
+
+
+@pytest.fixture(scope="module")
+def scene():
+    generator = torch.Generator().manual_seed(5)
+    predicted, truth = (torch.rand(3, 3, 37, 50, generator=generator) for _ in range(2))
+    mask = (torch.rand(3, 1, 37, 50, generator=generator) > 0.6).float()
+    return predicted, truth, mask
+
+
+def expected_of(predicted, truth, mask):
+    predicted, truth, mask = (tensor.double().numpy() for tensor in (predicted, truth, mask))
+    weights = np.array([0.2125, 0.7154, 0.0721])[:, None, None]
+    grey, grey_truth = ((weights * image).sum(axis=1) for image in (predicted, truth))
+    error = predicted - truth
+    return {
+        "absolute": np.abs(error),
+        "square": error**2,
+        "hole": mask,
+        "absolute_in_hole": mask * np.abs(error),
+        "square_in_hole": mask * error**2,
+        "predicted": predicted,
+        "truth": truth,
+        "grey_absolute": np.abs(grey - grey_truth),
+        "grey_square": (grey - grey_truth) ** 2,
+        "grey_predicted": grey,
+        "grey_truth": grey_truth,
+    }
+
+
+@pytest.mark.parametrize("form", [sums._on_cpu, sums._on_device])
+def test_every_sum_is_numpys(scene, form):
+    predicted, truth, mask = scene
+    found = form(predicted, truth, mask, luma(predicted), luma(truth))
+    for name, values in expected_of(*scene).items():
+        assert getattr(found, name).numpy() == pytest.approx(values.reshape(3, -1).sum(axis=1), rel=1e-6), name
+
+
+def test_an_image_in_a_batch_has_the_digits_that_it_has_alone(scene):
+    together = sum_pixels(*scene, tuple(luma(image) for image in scene[:2]))
+    for i in range(3):
+        one = [tensor[i : i + 1] for tensor in scene]
+        alone = sum_pixels(*one, tuple(luma(image) for image in one[:2]))
+        assert all(torch.equal(together.__dict__[name][i : i + 1], alone.__dict__[name]) for name in vars(alone))
+
+
+def test_strided_images_are_summed_as_they_look(scene):
+    predicted, truth, mask = scene
+    turned = [tensor.contiguous(memory_format=torch.channels_last) for tensor in scene]
+    one = sum_pixels(predicted, truth, mask, (luma(predicted), luma(truth)))
+    other = sum_pixels(*turned, (luma(turned[0]), luma(turned[1])))
+    assert all(torch.equal(one.__dict__[name], other.__dict__[name]) for name in vars(one))
+
+
+def test_where_nothing_can_be_kept_on_disk_code_is_compiled_in_memory(monkeypatch):
+    from numba.core import caching
+
+    from inpaint.evaluation import kernels
+
+    monkeypatch.setattr(caching.CacheImpl, "_locator_classes", [])
+    weigh = kernels._compiled(kernels._weigh.py_func)
+    rows = [np.full(20, value, np.float32) for value in (1, 10, 100, 0)]
+    weigh(*rows[:3], np.array([0.5, 2, 1], np.float32), rows[3])
+    assert rows[3].tolist() == [120.5] * 20
