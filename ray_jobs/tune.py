@@ -30,6 +30,7 @@ from inpaint.sweep.trials import (
     Trial,
     begin,
     check_unchanged,
+    foreseen,
     known_trials,
     planned,
     propose_trials,
@@ -89,14 +90,14 @@ def run_sweep(
     check_unchanged(sweep, root=root)
     check_metrics(sweep, root=root)
     if not (address or os.environ.get("RAY_ADDRESS") or ray.is_initialized()):
-        check_capacity(sweep, known, root=root, nodes=here())
-    preflight(run_of(sweep, known[0], root=root), local=False)
+        check_capacity(sweep, foreseen(sweep, root=root), root=root, nodes=here())
+    preflight(run_of(sweep, foreseen(sweep, root=root)[0], root=root), local=False)
     with ExitStack() as stack:
         stack.enter_context(Lease(sweep_url(sweep.name, root=root)).acquire(on_wait=on_note))
         if start_ray(address):
             stack.callback(ray.shutdown)
         stack.enter_context(_RayWatch())
-        concurrent = check_capacity(sweep, known, root=root, nodes=_nodes())
+        concurrent = check_capacity(sweep, foreseen(sweep, root=root), root=root, nodes=_nodes())
         begin(sweep, root=root)
         clear_stop_mark(sweep_url(sweep.name, root=root))
         total = max(len(known), sweep.trials * len(sweep.seeds))

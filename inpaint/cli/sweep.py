@@ -149,7 +149,7 @@ def _print_first(config: Any, root: str, *, local: bool, as_json: bool) -> None:
     from inpaint.errors import ClusterError
     from inpaint.sweep.capacity import check_capacity
     from inpaint.sweep.scores import check_metrics
-    from inpaint.sweep.trials import check_unchanged, planned, run_of
+    from inpaint.sweep.trials import check_unchanged, foreseen, planned, run_of
     from ray_jobs.tune import here
 
     check_unchanged(config, root=root)
@@ -157,14 +157,14 @@ def _print_first(config: Any, root: str, *, local: bool, as_json: bool) -> None:
         print(f"not checked here: {text}", file=sys.stderr)
     if local:
         try:
-            check_capacity(config, planned(config), root=root, nodes=here())
+            check_capacity(config, foreseen(config, root=root), root=root, nodes=here())
         except ClusterError as error:  # the definition may be meant for another place than this
             print(f"not on this machine: {error}", file=sys.stderr)
     trials = planned(config)[:12]
     if as_json:
         print(json.dumps({"sweep": config.model_dump(mode="json"), "trials": [asdict(trial) for trial in trials]}))
         return
-    first = run_of(config, trials[0], root=root)
+    first = run_of(config, foreseen(config, root=root)[0], root=root)
     each = first.resources
     print(f"{config.name}: {config.trials} trials × {len(config.seeds)} seeds, budget {config.budget or '–'}, "
           f"{first.total_steps} steps of {first.training.global_batch}; a trial holds {each.num_workers} × "

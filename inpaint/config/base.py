@@ -218,9 +218,10 @@ def _models_in(annotation: Any) -> list[Any]:
     return [model for part in getattr(annotation, "__args__", ()) for model in _models_in(part)]
 
 
-def _tag(model: Any) -> str | None:
+def _tag(model: Any) -> str:
+    """What pydantic calls a member of a union: by its `name` or `kind`, else by its class."""
     for name in ("name", "kind"):
         field = model.model_fields.get(name)
         if field is not None and isinstance(field.default, str):
             return field.default
-    return None
+    return str(model.__name__)

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from inpaint.config.base import (
     Strict,
@@ -33,6 +33,12 @@ from inpaint.config.run import RUN_NAME, RunConfig, load_run
 from inpaint.errors import ConfigError
 
 Value = bool | int | float | str
+SET_BY_SWEEP = {
+    "name": "a trial's name is its sweep's with a number",
+    "root": "trials lie in their sweep, whose root is --root",
+    "seed": "the sweep's seeds are those of its runs",
+    "tracking.group": "a sweep's runs are grouped by its name",
+}
 Direction = Literal["max", "min"]
 
 
@@ -86,7 +92,21 @@ class Choice(Strict):
         return list(self.choice)
 
 
-Distribution = LogUniform | Uniform | Choice
+def _kind_of(value: Any) -> str | None:
+    if isinstance(value, Mapping):
+        kinds = (LogUniform, Uniform, Choice)
+        return next((kind.__name__ for kind in kinds if value.keys() & kind.model_fields.keys()), None)
+    return type(value).__name__
+
+
+Distribution = Annotated[
+    Annotated[LogUniform, Tag("LogUniform")] | Annotated[Uniform, Tag("Uniform")] | Annotated[Choice, Tag("Choice")],
+    Discriminator(
+        _kind_of,
+        custom_error_type="distribution",
+        custom_error_message="expected loguniform: [low, high], uniform: [low, high] or choice: [one, another, ...]",
+    ),
+]
 
 
 class Point(Strict):
@@ -114,7 +134,7 @@ class TPESearch(Strict):
     """Optuna's tree-structured Parzen estimator; with several metrics, its multi-objective form."""
 
     kind: Literal["tpe"] = "tpe"
-    seed: int = 0
+    seed: int = Field(0, ge=0, lt=2**31)  # what the sampler takes
     multi_objective: bool = False
 
 
@@ -166,6 +186,10 @@ class SweepConfig(Strict):
             raise ValueError(f"trials {self.trials}, but nothing varies; there are {len(self.points)} points to try")
         if len(set(self.seeds)) != len(self.seeds) or not self.seeds:
             raise ValueError(f"seeds {list(self.seeds)}: give one or more, each once")
+        own = [p.settings for p in self.points] + list(self.budgets.values())
+        for path in (*self.vary, *self.settings, *(path for settings in own for path in settings)):
+            if path in SET_BY_SWEEP:
+                raise ValueError(f"{path}: {SET_BY_SWEEP[path]}; leave it out")
         for point in self.points:
             for path in point.values:
                 if path not in self.vary:

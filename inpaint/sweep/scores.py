@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
-from inpaint.checkpoints.layout import direction
+from inpaint.checkpoints.layout import LOWER_IS_BETTER, direction
 from inpaint.config.base import suggest
 from inpaint.config.run import RunConfig
 from inpaint.config.sweep import SweepConfig
 from inpaint.errors import ConfigError, EvaluationError
-from inpaint.sweep.trials import planned, run_of
+from inpaint.sweep.trials import foreseen, run_of
 
 OF_NETWORKS = ("lpips_", "face_")  # how metrics that need a scoring network begin
 LOOKS = ("hole_error", "valid_error", "checkerboard", "seam_error")  # of `training.health`, on the batch of a step
+BETTER = ("psnr", "ssim", *LOWER_IS_BETTER)  # how names begin of which it is known which end is best
 OF_PARTS = ("health/score/", "health/gradient_norm/", "health/share/")  # the name ends in a network or term
 
 
@@ -24,10 +25,17 @@ def check_metrics(sweep: SweepConfig, *, root: str) -> list[str]:
 
     Raises:
         ConfigError: with the nearest metric that is logged.
-        EvaluationError: the runs name no protocol.
+        EvaluationError: a published table that is not there.
     """
-    run = run_of(sweep, planned(sweep)[0], root=root)
+    from inpaint.evaluation.published import find_tables
+
+    find_tables(list(sweep.published))
+    run = run_of(sweep, foreseen(sweep, root=root)[0], root=root)
     check_scores(run)
+    for name, mode in sweep.metrics.items():
+        if name.startswith(BETTER) and mode != direction(name):
+            raise ConfigError(f"{sweep.name}: metrics: {name}: {mode} would look for the worst; set it to "
+                              f"{direction(name)}")  # fmt: skip
     known = logged_scores(run)
     if set(sweep.metrics) <= set(known):
         return []
@@ -75,7 +83,7 @@ def check_scores(run: RunConfig) -> list[str]:
             shown = ", ".join(score for score in known if "@" not in score)
             raise ConfigError(f"{setting}: the run logs no {name}{suggest(name, known)} (it logs {shown})")
     metric, mode = run.checkpoints.metric, direction(run.checkpoints.metric)
-    if run.checkpoints.keep_best and run.checkpoints.mode != mode:
+    if run.checkpoints.keep_best and metric.startswith(BETTER) and run.checkpoints.mode != mode:
         raise ConfigError(f"checkpoints.mode {run.checkpoints.mode} would keep the worst by {metric}; set it to {mode}")
     return []
 

@@ -196,6 +196,12 @@ def known_trials(sweep: SweepConfig, *, root: str) -> list[Trial]:
     return planned(sweep) + [Trial(**json.loads(storage.read_bytes(info.url))) for info in infos]
 
 
+def foreseen(sweep: SweepConfig, *, root: str) -> list[Trial]:
+    """The known trials; before a search has proposed its first one, a drawn one that stands for it in checks."""
+    seed = sweep.seeds[0]
+    return known_trials(sweep, root=root) or [Trial(trial_id(sweep, 0, seed), "drawn", sweep.draw(0), {}, seed)]
+
+
 def remaining(sweep: SweepConfig, *, root: str) -> list[Trial]:
     """Trials that are to be done, in order: those without a record, and those that failed."""
     records = read_records(sweep.name, root=root)

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from inpaint.cli import app
 from inpaint.config.sweep import load_sweep
-from inpaint.errors import ConfigError
+from inpaint.errors import ConfigError, EvaluationError
 from inpaint.sweep.trials import Record, begin, planned, write_record
 
 SETTINGS = ["settings.data.dataset=photos", "trials=10"]
@@ -61,6 +61,27 @@ def test_a_dry_run_says_when_this_machine_holds_less_than_the_sweep_asks_for(tmp
 def test_a_dry_run_refuses_a_metric_that_nobody_logs(tmp_path):
     with pytest.raises(ConfigError, match="no trial logs pnsr; did you mean psnr"):
         call("sweep", "run", "isnet-loss-weights", "--set", "metrics={pnsr: max}", "--root", tmp_path, "--dry-run")
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("metrics={psnr: min}", "metrics: psnr: min would look for the worst; set it to max"),
+        ("metrics={l1: max}", "metrics: l1: max would look for the worst; set it to min"),
+        ("published=[isnet_table11]", "isnet_table11 is not a published table; did you mean isnet_table1"),
+        ("settings.evaluation.protocol=nope", "evaluation.protocol: nope is not a protocol"),
+    ],
+)
+def test_a_dry_run_refuses_what_would_spoil_the_report(tmp_path, assignment, message):
+    with pytest.raises((ConfigError, EvaluationError), match=message):
+        call("sweep", "run", "isnet-loss-weights", "--set", assignment, "--root", tmp_path, "--dry-run")
+
+
+def test_a_search_that_proposes_every_trial_is_checked_by_a_drawn_one(tmp_path):
+    words = ["sweep", "run", "isnet-loss-weights", "--budget", "tiny", *OPTIONS, "--root", tmp_path, "--dry-run"]
+    out = call(*words, "--set", "search={kind: tpe}", "--set", "points=[]", "--set", "published=[]")
+    assert "10 trials × 1 seeds" in out.stdout
+    assert "000" not in out.stdout
 
 
 def test_a_dry_run_refuses_a_changed_definition_under_an_old_name(swept):

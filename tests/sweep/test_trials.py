@@ -5,7 +5,19 @@ import pytest
 from inpaint.config.sweep import load_sweep
 from inpaint.errors import ConfigError
 from inpaint.sweep.promote import promoted
-from inpaint.sweep.trials import Record, begin, planned, read_records, recorded, remaining, run_of, write_record
+from inpaint.sweep.trials import (
+    Record,
+    Trial,
+    begin,
+    foreseen,
+    planned,
+    propose_trials,
+    read_records,
+    recorded,
+    remaining,
+    run_of,
+    write_record,
+)
 
 
 @pytest.fixture
@@ -44,6 +56,16 @@ def test_what_is_recorded_is_not_to_be_done_again(sweep, tmp_path):
     write_record(sweep, record(second, "diverged"), root=root)
     assert [trial.id for trial in remaining(sweep, root=root)] == [trial.id for trial in others]
     assert read_records(sweep.name, root=root)["000"] == record(first, psnr=20.0)
+
+
+def test_a_search_is_checked_by_a_drawn_trial_until_it_has_proposed_one(tmp_path):
+    sweep = load_sweep("isnet-loss-weights", budget="tiny", assignments=["points=[]", "search={kind: tpe}"])
+    (stand_in,) = foreseen(sweep, root=str(tmp_path))
+    assert stand_in.values == sweep.draw(0)
+
+    first = Trial("000", "tpe 1", sweep.draw(7))
+    propose_trials(sweep, [first], root=str(tmp_path))
+    assert foreseen(sweep, root=str(tmp_path)) == [first]
 
 
 def test_half_a_gpu_for_an_hour_is_half_a_gpu_hour(sweep):
