@@ -65,19 +65,21 @@ def sum_pixels(predicted, truth, mask, grey, grey_truth, out):
 
 @_compiled
 def gaussian_ssim(a, b, weights, c1, c2, out):
-    """SSIM around every pixel under a symmetrical window of 11 taps, with zeros beyond the border.
+    """Mean SSIM of each plane under a symmetrical window of 11 taps, with zeros beyond the border.
 
     Args:
         a, b: [P, H, W] float32 in [0, 1].
         weights: of the middle tap and of its five neighbours outwards, six float32.
         c1, c2: twice the constants of SSIM, float32.
-        out: [P, H, W] float32.
+        out: [P, 2] float64: over all pixels, and over those whose window lies inside the plane; NaN where none does.
     """
     planes, height, width = a.shape
     row = np.empty((4, width + 2 * MARGIN), np.float32)
     weighed = np.empty((4, TAPS, width), np.float32)  # the last rows, in turn
     means = np.empty((4, width), np.float32)
+    scores = np.empty(width, np.float32)
     for plane in range(planes):
+        everywhere = inside = 0.0
         _zeros(row)
         for bottom in range(-MARGIN, height + MARGIN):
             if 0 <= bottom < height:
@@ -90,7 +92,21 @@ def gaussian_ssim(a, b, weights, c1, c2, out):
             if middle >= 0:
                 for moment in range(4):
                     _down(weighed[moment], middle, weights, means[moment])
-                _scored(means, c1, c2, out[plane, middle])
+                _scored(means, c1, c2, scores)
+                everywhere += _total(scores)
+                if MARGIN <= middle < height - MARGIN:
+                    inside += _total(scores[MARGIN : width - MARGIN])
+        out[plane, 0] = everywhere / (height * width)
+        within = max(height - 2 * MARGIN, 0) * max(width - 2 * MARGIN, 0)
+        out[plane, 1] = inside / within if within else np.nan
+
+
+@_compiled
+def _total(row):
+    total = np.float32(0)
+    for j in range(row.size):
+        total += row[j]
+    return total
 
 
 @_compiled

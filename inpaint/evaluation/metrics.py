@@ -16,7 +16,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from inpaint.evaluation.sums import Sums, luma, sum_pixels
-from inpaint.evaluation.windows import MARGIN, TAPS, check_window, gaussian_ssim, uniform_ssim, wholly_inside
+from inpaint.evaluation.windows import (
+    MARGIN,
+    TAPS,
+    check_window,
+    gaussian_ssim,
+    gaussian_ssim_map,
+    uniform_ssim,
+    wholly_inside,
+)
 
 Levels = Literal["rounded", "truncated", "float"]
 
@@ -61,8 +69,8 @@ class Comparison:
         return luma(self.predicted), luma(self.truth)
 
     @cached_property
-    def gaussian_ssim(self) -> Tensor:
-        """SSIM around every pixel under the 11-tap Gaussian window, zeros beyond the border, [B, 3, H, W]."""
+    def gaussian_ssim(self) -> tuple[Tensor, Tensor]:
+        """Mean SSIM under the 11-tap Gaussian window, over all pixels and over whole windows, [B] each."""
         return gaussian_ssim(self.predicted, self.truth)
 
 
@@ -88,12 +96,12 @@ def ssim_gaussian_valid(seen: Comparison) -> Tensor:
         ValueError: a side shorter than 11 pixels.
     """
     check_window(seen.truth, TAPS)
-    return _mean(seen.gaussian_ssim[..., MARGIN:-MARGIN, MARGIN:-MARGIN])
+    return seen.gaussian_ssim[1]
 
 
 def ssim_gaussian_padded(seen: Comparison) -> Tensor:
     """SSIM, Gaussian window of 11, RGB per channel, zeros beyond the border, every pixel counted, [B]."""
-    return _mean(seen.gaussian_ssim)
+    return seen.gaussian_ssim[0]
 
 
 def ssim_gaussian_hole(seen: Comparison) -> Tensor:
@@ -102,7 +110,8 @@ def ssim_gaussian_hole(seen: Comparison) -> Tensor:
     For a square hole this is the SSIM of the hole cut out as an image of its own.
     """
     inside = wholly_inside(F.pad(seen.mask, (MARGIN,) * 4), TAPS)
-    return _sum(seen.gaussian_ssim.mean(dim=1, keepdim=True) * inside) / _sum(inside)
+    found = gaussian_ssim_map(seen.predicted, seen.truth).mean(dim=1, keepdim=True)
+    return _sum(found * inside) / _sum(inside)
 
 
 def ssim_grey_uniform_11(seen: Comparison) -> Tensor:
@@ -212,7 +221,3 @@ NETWORK_METRICS: Mapping[str, NetworkMetric] = {
 def _sum(planes: Tensor) -> Tensor:
     """Sum of each image's values, [B] float64; rows are added up in float32."""
     return planes.sum(dim=3).sum(dim=(1, 2), dtype=torch.float64)
-
-
-def _mean(planes: Tensor) -> Tensor:
-    return _sum(planes) / planes[0].numel()

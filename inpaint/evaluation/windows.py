@@ -23,13 +23,21 @@ TAPS, SIGMA = 11, 1.5  # of the Gaussian
 MARGIN = TAPS // 2
 
 
-def gaussian_ssim(a: Tensor, b: Tensor) -> Tensor:
-    """SSIM around every pixel under the Gaussian window, with zeros beyond the border, [B, C, H, W].
+def gaussian_ssim(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean SSIM of each pair of images under the Gaussian window, [B] float64 each.
 
     Args:
         a, b: [B, C, H, W] in [0, 1].
+
+    Returns:
+        Over all pixels, with zeros beyond the border; and over those whose window lies inside, NaN where none does.
     """
-    return _gaussian_on_device(a, b) if a.is_cuda else _gaussian_on_cpu(a, b)
+    return (_gaussian_on_device if a.is_cuda else _gaussian_on_cpu)(a, b)
+
+
+def gaussian_ssim_map(a: Tensor, b: Tensor) -> Tensor:
+    """SSIM around every pixel under the Gaussian window, with zeros beyond the border, [B, C, H, W]."""
+    return _on_device(*(F.pad(image, (MARGIN,) * 4) for image in (a, b)), ((_gaussian(), 1),), 1.0)
 
 
 def uniform_ssim(a: Tensor, b: Tensor, taps: int) -> Tensor:
@@ -62,13 +70,15 @@ def wholly_inside(mask: Tensor, taps: int) -> Tensor:
     return 1 - F.max_pool2d(1 - mask, taps, stride=1)
 
 
-def _gaussian_on_cpu(a: Tensor, b: Tensor) -> Tensor:
+def _gaussian_on_cpu(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     from inpaint.evaluation import kernels  # its compiler takes a second to start
 
-    found = a.new_empty(a.shape)
-    one, other, out = (planes.contiguous().flatten(0, 1).numpy() for planes in (a, b, found))
-    kernels.gaussian_ssim(one, other, tuple(np.float32(weight) for weight in _gaussian()[MARGIN:]), *_constants(), out)
-    return found
+    found = torch.empty(*a.shape[:2], 2, dtype=torch.float64)
+    one, other = (planes.contiguous().flatten(0, 1).numpy() for planes in (a, b))
+    outwards = tuple(np.float32(weight) for weight in _gaussian()[MARGIN:])
+    kernels.gaussian_ssim(one, other, outwards, *_constants(), found.flatten(0, 1).numpy())
+    everywhere, inside = found.mean(dim=1).unbind(1)
+    return everywhere, inside
 
 
 def _uniform_on_cpu(a: Tensor, b: Tensor, taps: int) -> Tensor:
@@ -80,12 +90,19 @@ def _uniform_on_cpu(a: Tensor, b: Tensor, taps: int) -> Tensor:
     return found.mean(dim=1)
 
 
-def _gaussian_on_device(a: Tensor, b: Tensor) -> Tensor:
-    return _on_device(*(F.pad(image, (MARGIN,) * 4) for image in (a, b)), ((_gaussian(), 1),), 1.0)
+def _gaussian_on_device(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    found = gaussian_ssim_map(a, b)
+    inside = found[..., MARGIN : found.shape[-2] - MARGIN, MARGIN : found.shape[-1] - MARGIN]
+    return _mean(found), _mean(inside)
 
 
 def _uniform_on_device(a: Tensor, b: Tensor, taps: int) -> Tensor:
-    return _on_device(a, b, _stages(taps), _unbias(taps)).mean(dim=-1).double().mean(dim=(1, 2))
+    return _mean(_on_device(a, b, _stages(taps), _unbias(taps)))
+
+
+def _mean(planes: Tensor) -> Tensor:
+    """Of each image's values, [B] float64; rows are averaged in float32."""
+    return planes.mean(dim=-1).mean(dim=(1, 2), dtype=torch.float64)
 
 
 def _on_device(a: Tensor, b: Tensor, stages: tuple[tuple[list[float], int], ...], unbias: float) -> Tensor:

@@ -10,7 +10,7 @@ from skimage.metrics import structural_similarity
 from torch.nn import functional as F
 
 from inpaint.evaluation import windows
-from inpaint.evaluation.windows import gaussian_ssim, uniform_ssim, wholly_inside
+from inpaint.evaluation.windows import gaussian_ssim, gaussian_ssim_map, uniform_ssim, wholly_inside
 
 GAUSSIANS = [windows._gaussian_on_cpu, windows._gaussian_on_device]
 UNIFORMS = [windows._uniform_on_cpu, windows._uniform_on_device]
@@ -35,18 +35,36 @@ def of_scikit_image(one, other, taps, **how):
 
 
 @pytest.mark.parametrize("form", GAUSSIANS)
-def test_the_gaussian_window_gives_scikit_images_ssim_around_every_pixel(planes, noisy, form):
-    found = form(planes, noisy)
+def test_the_gaussian_window_gives_scikit_images_mean_ssim_over_whole_windows(planes, noisy, form):
     how = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
-    for channel in range(3):
-        expected = of_scikit_image(planes[0, channel], noisy[0, channel], 11, **how)
-        assert found[0, channel, 5:-5, 5:-5].numpy() == pytest.approx(expected, abs=2e-5)
+    expected = [of_scikit_image(planes[0, c], noisy[0, c], 11, **how).mean() for c in range(3)]
+    assert form(planes, noisy)[1].item() == pytest.approx(np.mean(expected), abs=2e-6)
 
 
 @pytest.mark.parametrize("form", GAUSSIANS)
-def test_beyond_the_border_there_are_zeros(planes, noisy, form):
-    padded = [F.pad(image, (5,) * 4) for image in (planes, noisy)]
-    assert torch.allclose(form(planes, noisy), form(*padded)[..., 5:-5, 5:-5], atol=1e-6)
+def test_over_all_pixels_windows_reach_into_zeros_beyond_the_border(planes, noisy, form):
+    padded = [F.pad(image, (10,) * 4) for image in (planes, noisy)]
+    expected = _scores(*padded)[:, 10:-10, 10:-10].mean()
+    assert form(planes, noisy)[0].item() == pytest.approx(expected, abs=2e-6)
+
+
+def _scores(a, b):
+    """scikit-image's SSIM of each channel around every pixel, [3, H, W]."""
+    how = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "data_range": 1, "full": True}
+    pairs = [(a[0, c].double().numpy(), b[0, c].double().numpy()) for c in range(3)]
+    return np.stack([structural_similarity(*pair, win_size=11, **how)[1] for pair in pairs])
+
+
+def test_the_map_is_scikit_images(planes, noisy):
+    found = gaussian_ssim_map(planes, noisy)[0].numpy()
+    assert found[:, 5:-5, 5:-5] == pytest.approx(_scores(planes, noisy)[:, 5:-5, 5:-5], abs=2e-5)
+
+
+@pytest.mark.parametrize("form", GAUSSIANS)
+def test_an_image_without_room_for_a_window_has_no_mean_over_whole_ones(form):
+    everywhere, inside = form(torch.rand(1, 1, 10, 40), torch.rand(1, 1, 10, 40))
+    assert 0 < abs(everywhere.item()) < 1
+    assert inside.isnan().all()
 
 
 @pytest.mark.parametrize("form", UNIFORMS)
@@ -75,7 +93,7 @@ def test_the_gaussian_window_is_scipys_cut_at_five_pixels(planes):
 
 
 def test_equal_planes_have_an_ssim_of_exactly_one(planes):
-    assert all((form(planes, planes) == 1).all() for form in GAUSSIANS)
+    assert all(score.item() == 1 for form in GAUSSIANS for score in form(planes, planes))
     assert all(form(planes, planes, 7).item() == 1 for form in UNIFORMS)
 
 
@@ -83,7 +101,8 @@ def test_planes_in_a_batch_have_the_digits_that_each_has_alone():
     generator = torch.Generator().manual_seed(3)
     a, b = (torch.rand(40, 1, 40, 300, generator=generator) for _ in range(2))
     ones = [(a[i : i + 1], b[i : i + 1]) for i in range(40)]
-    assert torch.equal(gaussian_ssim(a, b), torch.cat([gaussian_ssim(*one) for one in ones]))
+    for part in (0, 1):
+        assert torch.equal(gaussian_ssim(a, b)[part], torch.cat([gaussian_ssim(*one)[part] for one in ones]))
     assert torch.equal(uniform_ssim(a, b, 7), torch.cat([uniform_ssim(*one, 7) for one in ones]))
 
 
