@@ -77,7 +77,7 @@ def hole_ratio(mask: Tensor) -> Tensor:
 
 def to_float(pixels: Tensor) -> Tensor:
     """8-bit pixels as float in [0, 1]; any shape."""
-    return pixels.float().div(255)
+    return pixels.to(torch.float32, copy=True).div_(255)
 
 
 def to_pixels(image: Tensor) -> Tensor:
