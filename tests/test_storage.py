@@ -159,6 +159,14 @@ def test_check_writable_says_why_a_folder_cannot_be_written():
 def test_another_scheme_is_refused_and_file_urls_are_local(tmp_path):
     with pytest.raises(StorageError, match="gs://"):
         storage.read_bytes("gs://bucket/key")
+
+
+def test_an_s3_url_without_a_bucket_never_becomes_a_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for url in (storage.join("s3://", "runs", "one"), "s3:/lab/one", "s3:///one"):
+        with pytest.raises(StorageError, match="names no bucket; expected s3://bucket/key"):
+            storage.write_bytes(url, b"lost")
+    assert not list(tmp_path.iterdir())
     storage.write_bytes(f"file://{tmp_path}/a", b"1")
     assert (tmp_path / "a").read_bytes() == b"1"
 

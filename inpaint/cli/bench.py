@@ -48,7 +48,9 @@ def evaluate(
 def step(
     method: Annotated[str, typer.Option("--method", "-m", help="Preset or method whose step is measured.")] = "isnet",
     stage: Annotated[str | None, typer.Option(help="Which of its stages; the last if left out.")] = None,
-    size: Annotated[int | None, typer.Option(help="Pixels of both sides; 128 on a CPU, the preset's on a GPU.")] = None,
+    size: Annotated[int | None, typer.Option(
+        min=16, help="Pixels of both sides; 128 on a CPU, the preset's on a GPU."
+    )] = None,
     batch: Annotated[int | None, typer.Option(help="Images per step; 2 on a CPU, 8 on a GPU.", min=1)] = None,
     rounds: Annotated[int, typer.Option(help="Interleaved repetitions; medians are printed.", min=1)] = 5,
     workers: Annotated[int, typer.Option(help="Also measure DDP with 1, 2, 4, ... up to this many.", min=1)] = 1,
@@ -71,7 +73,7 @@ def step(
 @bench.command()
 def fill(
     preset: Annotated[str, typer.Option("--method", "-m", help="Preset whose network fills.")] = "isnet-places2",
-    size: Annotated[int, typer.Option(help="Pixels of both sides.")] = 256,
+    size: Annotated[int, typer.Option(help="Pixels of both sides.", min=16)] = 256,
     masks: Annotated[int, typer.Option(help="Masks per bin of hole ratio.", min=1)] = 8,
     rounds: Annotated[int, typer.Option(help="Interleaved repetitions; medians are printed.", min=1)] = 3,
     device: Annotated[str | None, typer.Option(help="cpu or cuda; whichever is there if left out.")] = None,

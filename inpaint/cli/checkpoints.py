@@ -64,9 +64,12 @@ def pull_command(
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
     from inpaint.checkpoints import pull
+    from inpaint.errors import ConfigError
 
     info, name = _choose(run, root=root, best=best, hole_bin=hole_bin)
     folder = to or Path(f"{name}-{info.step}")
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"--to {folder} is a file; a checkpoint needs a folder to go to")
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task(f"step {info.step}")

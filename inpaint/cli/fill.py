@@ -41,6 +41,9 @@ def fill(
     if hole not in ("white", "black"):
         raise DataError(f"--hole {hole}: expected white or black")
     jobs = pair_up(photo, mask, out)
+    for *given, its_out in jobs:
+        if its_out.resolve() in [path.resolve() for path in given]:
+            raise DataError(f"{its_out} would be written over what is read; give another --out")
 
     import torch
 

@@ -38,7 +38,7 @@ def write(
     dataset: Annotated[str | None, typer.Option(help="A known data set: places2, celeba, ...")] = None,
     split: Annotated[str | None, typer.Option(help="Split of --dataset: train, validation or test.")] = None,
     list_file: Annotated[str | None, typer.Option("--list", help="Text file with one image name per line.")] = None,
-    samples: Annotated[int | None, typer.Option(help="Samples per shard (default 1000).")] = None,
+    samples: Annotated[int | None, typer.Option(min=1, help="Samples per shard (default 1000).")] = None,
     size: Annotated[str | None, typer.Option("--bytes", help="About how large a shard is, for instance 64MB.")] = None,
     short_side: Annotated[int | None, typer.Option(help="Reduce the shorter side to so many pixels.")] = None,
     crop: Annotated[int | None, typer.Option(help="Cut a centred square of so many pixels; 0 = the largest.")] = None,
@@ -55,6 +55,9 @@ def write(
     from inpaint.data.shards import write_shards
     from inpaint.data.workers import in_processes
 
+    for word, place in (("SRC", source), ("DST", url)):
+        if not place.strip():
+            raise ConfigError(f"{word} is empty; give a folder, local or s3://bucket/prefix")
     if (dataset is None) != (split is None):
         raise ConfigError("--dataset and --split belong together: give both, or neither to take every image")
     if keep_original and quality is not None:
@@ -192,7 +195,7 @@ def parse_bytes(text: str) -> int:
     unit = next((unit for unit in UNITS if number.endswith(unit)), "")
     try:
         return int(float(number.removesuffix(unit)) * UNITS.get(unit, 1))
-    except ValueError:
+    except (ValueError, OverflowError):
         raise ConfigError(f"{text} is not a size; expected for instance 64MB, 1GiB or 5000000") from None
 
 

@@ -114,10 +114,13 @@ def promote(
 
     inpaint sweep promote isnet-loss-weights 007 --as my-weights --root s3://lab/inpaint
     """
+    from inpaint.errors import ConfigError
     from inpaint.sweep.promote import promoted
 
     path = Path(f"{preset}.yaml")
     text = promoted(name, trial, preset=preset, root=_root(root))
+    if path.exists() and path.read_text() != text:
+        raise ConfigError(f"{path}: another file is here; choose another name with --as, or move it away")
     path.write_text(text)
     print(json.dumps({"preset": str(path)}) if as_json else f"{path}: train it with `inpaint train {path}`")
 

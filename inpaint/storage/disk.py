@@ -30,8 +30,10 @@ def path_of(url: str) -> Path:
     """The path behind a local URL, with or without `file://`.
 
     Raises:
-        StorageError: another scheme.
+        StorageError: another scheme, or an S3 URL that lost its bucket on the way (`s3://` + `$UNSET`).
     """
+    if url.startswith("s3:/"):
+        raise StorageError(f"{url}: names no bucket; expected s3://bucket/key")
     scheme, separator, rest = url.partition("://")
     if not separator:
         return Path(url)

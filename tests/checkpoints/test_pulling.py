@@ -2,10 +2,12 @@
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from inpaint import checkpoints, storage
 from inpaint.checkpoints import CheckpointWriter
-from inpaint.errors import CheckpointError, StorageError
+from inpaint.cli import app
+from inpaint.errors import CheckpointError, ConfigError, StorageError
 from inpaint.methods import build_method
 from ray_jobs.toy import toy_run
 
@@ -139,3 +141,10 @@ def test_settings_that_were_altered_beside_the_weights_are_refused(run, tmp_path
 
     with pytest.raises(CheckpointError, match="run.yaml is missing or not what its manifest says"):
         checkpoints.load_method(folder)
+
+
+def test_a_file_in_the_place_of_the_folder_is_refused(run, tmp_path):
+    (tmp_path / "model").write_text("mine")
+
+    with pytest.raises(ConfigError, match="model is a file; a checkpoint needs a folder"):
+        CliRunner().invoke(app, ["pull", run.url, "-o", str(tmp_path / "model")], catch_exceptions=False)

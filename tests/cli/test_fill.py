@@ -92,6 +92,9 @@ def test_one_bad_photo_does_not_stop_the_others(monkeypatch, capsys, root, folde
         (["photos", "photos/a.png", "-o", "mask.png", "--run", "one"], "is a file; a folder of photos needs a folder"),
         (["photos/a.png", "empty", "-o", "out.png", "--run", "one"], "no mask named a"),
         (["empty", "mask.png", "-o", "out", "--run", "one"], "no photos here"),
+        (["photos/a.png", "mask.png", "-o", "photos/a.png", "--run", "one"], "a.png would be written over"),
+        (["photos", "mask.png", "-o", "photos", "--run", "one"], "a.png would be written over"),
+        (["photos/a.png", "mask.png", "-o", "mask.png", "--run", "one"], "mask.png would be written over"),
         (["photos/a.png", "mask.png", "-o", "out.png", "--run", "one", "--device", "cuda:9"], "--device cuda:9"),
     ],
 )

@@ -88,11 +88,18 @@ def test_every_option_reaches_the_set(tmp_path, photos):
         (["--keep-original", "--short-side", "64"], "Give only one"),
         (["--samples", "5", "--bytes", "1MB"], "exactly one"),
         (["--bytes", "large"], "expected for instance 64MB"),
+        (["--bytes", "1e400"], "expected for instance 64MB"),
     ],
 )
 def test_options_that_contradict_are_refused_before_anything_is_written(tmp_path, photos, words, says):
     run("write", photos, tmp_path / "set", *words, fails=(ConfigError, says))
     assert not (tmp_path / "set").exists()
+
+
+def test_an_empty_destination_is_not_the_working_directory(tmp_path, photos, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run("write", photos, "", fails=(ConfigError, "DST is empty; give a folder"))
+    assert list(tmp_path.iterdir()) == [photos]
 
 
 def test_sizes_are_read_with_their_unit():

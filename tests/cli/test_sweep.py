@@ -95,6 +95,14 @@ def test_a_promoted_trial_names_where_it_comes_from(swept, monkeypatch):
     assert yaml.safe_load((swept / "better.yaml").read_text())["method"]["weights"]["style"] == 44.101921
 
 
+def test_a_promoted_trial_replaces_no_other_file(swept, monkeypatch):
+    monkeypatch.chdir(swept)
+    (swept / "mine.yaml").write_text("preset of my own")
+    with pytest.raises(ConfigError, match="mine.yaml: another file is here; choose another name with --as"):
+        call("sweep", "promote", "isnet-loss-weights", "001", "--as", "mine", "--root", swept)
+    assert (swept / "mine.yaml").read_text() == "preset of my own"
+
+
 @pytest.mark.parametrize("command", [("sweep", "submit"), ("submit", "sweep")])
 def test_a_sweep_is_submitted_by_either_name(tmp_path, command):
     path = tmp_path / "runtime.yaml"
