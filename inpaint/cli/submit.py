@@ -77,6 +77,7 @@ def sweep(
     from inpaint.cluster.task import sweep_task
     from inpaint.config.sweep import load_sweep
     from inpaint.errors import ConfigError
+    from inpaint.sweep.scores import check_metrics
 
     refuse_secret_arguments([*assignments, root or ""])
     door = Door(runtime, namespace, context, address, dry_run)
@@ -84,6 +85,7 @@ def sweep(
     place = door.root(root)
     if not place:
         raise ConfigError("no store: give --root s3://bucket/prefix, or set INPAINT_ROOT or the runtime's store.root")
+    check_metrics(config, root=place)
     task = sweep_task(config, root=place, concurrent=concurrent or config.concurrent or 2)
     door.send(task, spot=spot, group=group, output=output, as_json=as_json)
 
@@ -112,12 +114,14 @@ def evaluate(
     from inpaint.config.base import apply_overrides, parse_overrides, validate
     from inpaint.config.evaluation import EvaluationRequest
     from inpaint.config.run import ResourcesConfig
+    from inpaint.evaluation.protocols import find_protocols
 
     refuse_secret_arguments([*assignments, root or "", subject])
     door = Door(runtime, namespace, context, address, dry_run)
     values: dict[str, Any] = {"subject": subject, "protocols": tuple(protocols)}
     if place := door.root(root):
         values["root"] = place
+    find_protocols(protocols)
     request = validate(EvaluationRequest, apply_overrides(values, parse_overrides(assignments)), place="evaluate")
     sizes = {"num_workers": workers, "gpus_per_worker": gpus, "cpus_per_worker": cpus}
     resources = validate(ResourcesConfig, sizes, place="submit evaluate")

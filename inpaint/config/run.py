@@ -203,6 +203,13 @@ class EvaluationConfig(Strict):
     protocol: str = "inp-v1"
     lpips: dict[Literal["alex", "vgg", "squeeze"], str] = {}
 
+    @field_validator("protocol")
+    @classmethod
+    def _one_protocol(cls, protocol: str) -> str:
+        if protocol == "all":
+            raise ValueError("all scores by every protocol, and training by one; name it, for instance inp-v1")
+        return protocol
+
 
 class Bound(Strict):
     """When a logged value ends the run: above or below a limit at so many looks in a row."""

@@ -9,7 +9,7 @@ from inpaint.config.base import suggest
 from inpaint.config.run import RunConfig
 from inpaint.config.sweep import SweepConfig
 from inpaint.errors import ConfigError, EvaluationError
-from inpaint.sweep.trials import foreseen, run_of
+from inpaint.sweep.trials import example, run_of
 
 OF_NETWORKS = ("lpips_", "face_")  # how metrics that need a scoring network begin
 LOOKS = ("hole_error", "valid_error", "checkerboard", "seam_error")  # of `training.health`, on the batch of a step
@@ -30,7 +30,7 @@ def check_metrics(sweep: SweepConfig, *, root: str) -> list[str]:
     from inpaint.evaluation.published import find_tables
 
     find_tables(list(sweep.published))
-    run = run_of(sweep, foreseen(sweep, root=root)[0], root=root)
+    run = run_of(sweep, example(sweep), root=root)
     check_scores(run)
     for name, mode in sweep.metrics.items():
         if name.startswith(BETTER) and mode != direction(name):

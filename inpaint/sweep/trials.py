@@ -198,8 +198,13 @@ def known_trials(sweep: SweepConfig, *, root: str) -> list[Trial]:
 
 def foreseen(sweep: SweepConfig, *, root: str) -> list[Trial]:
     """The known trials; before a search has proposed its first one, a drawn one that stands for it in checks."""
+    return known_trials(sweep, root=root) or [example(sweep)]
+
+
+def example(sweep: SweepConfig) -> Trial:
+    """The first planned trial, else one of drawn values; known without a look into the store."""
     seed = sweep.seeds[0]
-    return known_trials(sweep, root=root) or [Trial(trial_id(sweep, 0, seed), "drawn", sweep.draw(0), {}, seed)]
+    return next(iter(planned(sweep)), Trial(trial_id(sweep, 0, seed), "drawn", sweep.draw(0), {}, seed))
 
 
 def remaining(sweep: SweepConfig, *, root: str) -> list[Trial]:

@@ -115,6 +115,19 @@ def test_what_is_wrong_is_refused_before_anything_is_sent(installed, words, mess
 
 
 @pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("sweep", "isnet-loss-weights", "--set", "metrics={psrn: max}"), "no trial logs psrn; did you mean psnr?"),
+        (("evaluate", "paris-1", "--protocol", "isnet-2022"), "isnet-2022 is not a protocol; did you mean"),
+    ],
+)
+def test_a_sweep_or_evaluation_of_scores_that_are_not_there_is_not_sent(installed, words, message):
+    before = dict(installed.objects)
+    assert message in run("submit", *words, fails=True)
+    assert installed.objects == before
+
+
+@pytest.mark.parametrize(
     "words",
     [
         ("--set", "tracking.api_key=hunter2hunter2"),

@@ -130,6 +130,7 @@ def test_a_root_that_names_no_place_is_refused(root):
         ("feature_weights.sha256={vgg91: " + 64 * "0" + "}", r"feature_weights.sha256.vgg91.* 'vgg19' or 'vgg16'"),
         ("feature_weights.sha256={vgg19: d34d}", "feature_weights.sha256.vgg19 'd34d'"),
         (f"seed={2**63}", f"tiny: seed {2**63}: input should be less than"),
+        ("evaluation.protocol=all", "tiny: evaluation.protocol: all scores by every protocol, and training by one"),
         ("evaluation.seed=-1", "tiny: evaluation.seed -1: input should be greater than or equal to 0"),
     ],
 )
