@@ -161,7 +161,7 @@ class SweepConfig(Strict):
     settings: dict[str, Any] = {}
     vary: dict[str, Distribution] = {}
     points: tuple[Point, ...] = ()
-    trials: int = Field(gt=0)
+    trials: int = Field(gt=0, le=100_000)  # all are planned beforehand
     metrics: dict[str, Direction]
     budgets: dict[str, dict[str, Any]] = {}
     budget: str | None = None

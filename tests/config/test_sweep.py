@@ -74,6 +74,7 @@ def test_trials_of_a_seed_differ_in_the_varied_values_only():
     ("assignment", "message"),
     [
         ("trials=0", "trials 0: input should be greater than 0"),
+        ("trials=1000000000", "trials 1000000000: input should be less than or equal to 100000"),
         ("metrics={}", "metrics: name at least one"),
         ("budget=tinny", "budget 'tinny' is unknown .*did you mean tiny"),
         ("settings.data.datset=x", "data.datset is not a setting of data; did you mean dataset"),
