@@ -65,8 +65,8 @@ def _require_training() -> None:
     missing = [package for package in ("torch", "ray") if find_spec(package) is None]
     if missing:
         raise ConfigError(
-            f"{' and '.join(missing)} not installed here; `pip install inpaint[train]`, or send the run to a cluster "
-            "with `inpaint submit`"
+            f"{' and '.join(missing)} not installed here; `pip install '.[train]'` in the checkout, or send the run "
+            "to a cluster with `inpaint submit`"
         )
 
 
