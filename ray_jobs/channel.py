@@ -45,6 +45,12 @@ class Channel:
         """Kind and message of such an error."""
         return self._get("failure")
 
+    def repeats(self, rank: int, error: str) -> bool:
+        """From a worker that ends: whether the worker of this rank before it ended with the same error."""
+        before = self._get(f"error-{rank}")
+        self._put(f"error-{rank}", error)
+        return bool(before == error)
+
     def note(self, number: int, text: str) -> None:
         """From rank 0: line `number`, from 0, of what a person should know."""
         self._put(f"note-{number}", text)

@@ -25,6 +25,11 @@ from ray_jobs.worker import train
 log = logging.getLogger(__name__)
 
 PACKAGES = ("inpaint", "ray_jobs")
+# What a bug or a setting raises, and neither a lost peer nor a machine that goes away.
+SELF_MADE = (
+    ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError, NameError, NotImplementedError,
+    TypeError, ValueError,
+)  # fmt: skip
 
 GAUGES = {
     "step": "Optimiser steps done.",
@@ -57,6 +62,15 @@ def work(config: dict[str, Any]) -> dict[str, Any]:
             raise  # may mend itself
         except InpaintError as error:
             channel.fail(_kind(error), str(error))
+            raise
+        except SELF_MADE as error:
+            said = f"{type(error).__name__}: {error}"
+            if channel.repeats(session.rank, said):
+                channel.fail(
+                    "TrainingError",
+                    f"{run.name}: worker {session.rank} ended twice with {said}; a further start would end so too. "
+                    f"It is a bug, or a setting that does not suit this machine; see {run.url}/logs",
+                )
             raise
 
 

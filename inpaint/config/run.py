@@ -51,7 +51,7 @@ class DataConfig(Strict):
     dataset: str = Field(pattern=r"^[a-z0-9][-a-z0-9_.]*$")
     train: str | None = None  # URL of a shard set; <root>/shards/<dataset>/train when None
     held_out: str | None = None  # URL of a shard set; <root>/shards/<dataset>/test when None
-    image_size: int = Field(gt=0)  # pixels, square
+    image_size: int = Field(gt=0, le=8192)  # pixels, square
     crop: Literal["centre", "random"] = "centre"
     flip: bool = True  # mirror image and mask together, p = 0.5
     looks: Positive | None = None  # epochs after which a sample's flips, crops and holes recur; None = never
@@ -60,9 +60,9 @@ class DataConfig(Strict):
     last_batch: Literal["drop", "wrap"] = "drop"  # wrap fills the last batch of an epoch from the epoch's beginning
     decode: Literal["fast", "exact"] = "fast"  # exact: PIL's pixels; fast: 41 dB from them, 6 % cheaper
     dct_scaling: bool = True  # decode JPEGs at least twice as large as wanted at 1/2, 1/4 or 1/8
-    decode_threads: int = Field(2, ge=0)  # 0 decodes in the training process's own thread
-    fetch_threads: Positive = 4
-    prefetch_batches: Positive = 4
+    decode_threads: int = Field(2, ge=0, le=256)  # 0 decodes in the training process's own thread
+    fetch_threads: int = Field(4, gt=0, le=256)
+    prefetch_batches: int = Field(4, gt=0, le=256)
     cache_dir: str | None = None  # node-local; a folder under the system's temporary one when None
     cache_gib: float = Field(50.0, gt=0)
     decoded_cache_gib: float = Field(0.0, ge=0)  # 0 = off; decoded YUV 4:2:0 planes for epochs after the first

@@ -161,6 +161,7 @@ def _check_polarity(masks: MaskSet, url: str, hole: Polarity, ratio: Ratio) -> N
     """
     near_border = masks.borders - masks.ratios
     cue = float(near_border.mean()) > BORDER_CUE and float((near_border > 0).mean()) > 0.6
+    right = len(masks) >= FEW and float(near_border.mean()) < -BORDER_CUE and float((near_border < 0).mean()) > 0.6
     if ratio == EVERY_RATIO:
         large = float(np.median(masks.ratios)) > 0.5
         wrong = cue and (large or len(masks) >= FEW)
@@ -168,7 +169,7 @@ def _check_polarity(masks: MaskSet, url: str, hole: Polarity, ratio: Ratio) -> N
         low, high = ratio
         declared = ((masks.ratios > low) & (masks.ratios <= high)).sum()
         opposite = ((1 - masks.ratios > low) & (1 - masks.ratios <= high)).sum()
-        wrong = opposite > declared or (cue and 2 * opposite > declared)
+        wrong = (opposite > declared and not right) or (cue and 2 * opposite > declared)
     if wrong:
         other = "black" if hole == "white" else "white"
         raise DataError(

@@ -115,6 +115,17 @@ def test_settings_that_contradict_each_other_or_have_no_effect_are_refused(assig
         load_run("tiny", assignments=assignments)
 
 
+@pytest.mark.parametrize("preset", list_presets())
+def test_a_loss_whose_every_weight_is_0_is_refused(preset):
+    run = load_run(preset)
+    field, weights = next((key, value) for key, value in run.method if key.endswith("weights"))
+    terms = [info.alias or term for term, info in type(weights).model_fields.items()]
+    none = [f"method.{field}.{term}=0" for term in terms]
+    with pytest.raises(ConfigError, match=f"method.{field}: .* are all 0, so nothing would be learned"):
+        load_run(preset, assignments=none)
+    load_run(preset, assignments=none[1:])
+
+
 @pytest.mark.parametrize("root", ["s3://", "s3:///lab", "s3:/lab", "", " "])
 def test_a_root_that_names_no_place_is_refused(root):
     with pytest.raises(ConfigError, match="root: .* is no place to keep a run; give s3://bucket/prefix or a folder"):

@@ -111,6 +111,12 @@ def test_large_holes_of_the_declared_polarity_are_believed_when_the_wanted_bin_s
     assert draw(np.random.default_rng(0)).mean() > 0.7
 
 
+def test_an_empty_bin_does_not_put_a_right_polarity_in_doubt(tmp_path):
+    folder = write_set(tmp_path / "m", [(0.02, 0.04)] * 8)  # the other way round they would fill the bin
+    with pytest.raises(DataError, match=r"none of 8 masks has a hole ratio in \(0.95, 0.99\]"):
+        make_holes(MaskSetHoles(url=str(folder), hole="white", ratio=(0.95, 0.99)), 64)
+
+
 def test_a_bin_without_masks_says_where_the_masks_are(tmp_path):
     folder = write_set(tmp_path / "m", [(0.1, 0.2)] * 3)
     with pytest.raises(DataError, match=r"none of 3 masks has a hole ratio in \(0\.5, 0\.6\]"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from inpaint.config.base import Strict
 from inpaint.config.optim import Adam, OptimizerConfig, Ranger21
@@ -13,6 +13,18 @@ if TYPE_CHECKING:
     from inpaint.config.run import RunConfig
 
 Weight = Annotated[float, Field(ge=0)]  # λ of a term
+
+
+class LossWeights(Strict):
+    """λ of each term of one network's loss."""
+
+    @model_validator(mode="after")
+    def _one_counts(self) -> LossWeights:
+        fields = type(self).model_fields
+        if not any(getattr(self, name) for name in fields):
+            names = ", ".join(field.alias or name for name, field in fields.items())
+            raise ValueError(f"{names} are all 0, so nothing would be learned; give at least one a weight")
+        return self
 
 
 class MethodConfig(Strict):

@@ -6,15 +6,14 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from inpaint.config.base import Strict
-from inpaint.config.methods.base import MethodConfig, Weight
+from inpaint.config.methods.base import LossWeights, MethodConfig, Weight
 from inpaint.config.optim import Adam, OptimizerConfig
 
 if TYPE_CHECKING:
     from inpaint.config.run import RunConfig
 
 
-class ContextEncoderWeights(Strict):
+class ContextEncoderWeights(LossWeights):
     """λ of each term of the generator's loss. The paper's Table I, which held them, is lost."""
 
     reconstruction: Weight = 1.0  # λ1; assumed

@@ -6,22 +6,21 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from inpaint.config.base import Strict
-from inpaint.config.methods.base import MethodConfig, Weight
+from inpaint.config.methods.base import LossWeights, MethodConfig, Weight
 from inpaint.config.optim import OptimizerConfig, Ranger21
 
 if TYPE_CHECKING:
     from inpaint.config.run import RunConfig
 
 
-class EdgeWeights(Strict):
+class EdgeWeights(LossWeights):
     """λ of each term of the edge generator's loss, DiNA Eq. (8)."""
 
     adversarial: Weight = 1.0  # DiNA gives none; EdgeConnect
     feature_matching: Weight = 10.0  # DiNA gives none; EdgeConnect
 
 
-class TextureWeights(Strict):
+class TextureWeights(LossWeights):
     """λ of each term of the texture generator's loss, DiNA Eq. (11); DiNA gives none: EdgeConnect's configuration."""
 
     l1: Weight = 1.0  # EdgeConnect

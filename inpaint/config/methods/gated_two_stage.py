@@ -9,11 +9,11 @@ from pydantic import Field, model_validator
 
 from inpaint.config.base import Strict
 from inpaint.config.dilations import largest_gap, leaves_gaps
-from inpaint.config.methods.base import MethodConfig, Weight
+from inpaint.config.methods.base import LossWeights, MethodConfig, Weight
 from inpaint.config.optim import Adam, OptimizerConfig
 
 
-class GatedTwoStageWeights(Strict):
+class GatedTwoStageWeights(LossWeights):
     """λ of each term of the generator's loss, HDC paper Eq. (11)."""
 
     l1_coarse: Weight = 100.0  # HDC Eq. (11)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from inpaint.config.base import Strict
-from inpaint.config.methods.base import MethodConfig, Weight
+from inpaint.config.methods.base import LossWeights, MethodConfig, Weight
 from inpaint.config.optim import Adam, OptimizerConfig
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class PSPConfig(Strict):
         return self
 
 
-class PriorWeights(Strict):
+class PriorWeights(LossWeights):
     """λ of each term of the prior's own stage, which is not in the paper; pSp's numbers."""
 
     reconstruction: Weight = 1.0  # pSp, squared error
@@ -71,14 +71,14 @@ class PriorWeights(Strict):
     adversarial: Weight = 0.1  # assumed: as λ2 of IFR; keeps a trained decoder from blurring
 
 
-class IFRWeights(Strict):
+class IFRWeights(LossWeights):
     """λ1 and λ2, ISFRNet Eq. (5)."""
 
     reconstruction: Weight = 1.0  # ISFRNet Eq. (5)
     adversarial: Weight = 0.1  # ISFRNet Eq. (5)
 
 
-class SFRWeights(Strict):
+class SFRWeights(LossWeights):
     """λ3 to λ7, ISFRNet Eq. (10), as printed; its sources have perceptual and style the other way round."""
 
     reconstruction: Weight = 50.0  # ISFRNet Eq. (10)

@@ -6,12 +6,11 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from inpaint.config.base import Strict
-from inpaint.config.methods.base import MethodConfig, Weight
+from inpaint.config.methods.base import LossWeights, MethodConfig, Weight
 from inpaint.config.optim import Adam, OptimizerConfig
 
 
-class ISNetWeights(Strict):
+class ISNetWeights(LossWeights):
     """λ of each term of the generator's loss; the defaults are row 7 of Table 2, `Eq. (5)`."""
 
     l1: Weight = 1.0  # ISNet Eq. (5)
