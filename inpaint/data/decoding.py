@@ -103,7 +103,7 @@ def resize(image: np.ndarray, size: int, *, side: float | None = None) -> np.nda
     Args:
         side: extent of the image in its own pixels when the last row and column are only partly filled.
     """
-    pixels = torch.from_numpy(image).permute(2, 0, 1)[None]
+    pixels = torch.from_numpy(image)[None].permute(0, 3, 1, 2)  # the batch first: torch keeps a layout that it knows
     exact = {"size": (size, size)} if side is None or side == int(side) else {"scale_factor": size / side}
     scaled = F.interpolate(pixels, **exact, mode="bicubic", antialias=True)
     return scaled[0].permute(1, 2, 0).numpy()
