@@ -281,7 +281,7 @@ def test_the_longest_names_still_fit_kuberay():
 
 def test_a_sweep_of_several_workers_gets_slots_for_its_drivers():
     sweep = SweepConfig(
-        name="s", preset="tiny", metrics={"psnr": "max"}, trials=4, vary={"seed": {"choice": [1, 2]}},
+        name="s", preset="tiny", metrics={"psnr": "max"}, trials=4, vary={"training.ema": {"choice": [0.9, 0.99]}},
         settings={"resources.num_workers": 2, "resources.gpus_per_worker": 1},
     )  # fmt: skip
     job = job_of(sweep_task(sweep, root="s3://lab/x", concurrent=3))

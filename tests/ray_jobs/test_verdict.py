@@ -82,7 +82,7 @@ def test_the_other_entry_points_do_the_same(kind, root, tmp_path, task, monkeypa
         "evaluate": (["request.yaml"], root / "runs" / "paris" / "evaluations", evaluate, "run_on_ray"),
         "shards": ([str(root / "raw"), str(root / "set"), "--workers", "1"], root / "set", shards, "write_shards"),
     }[kind]
-    search = "preset: tiny\nmetrics: {psnr: max}\ntrials: 1\nvary: {seed: {choice: [1]}}\n"
+    search = "preset: tiny\nmetrics: {psnr: max}\ntrials: 1\nvary: {training.ema: {choice: [0.9]}}\n"
     (tmp_path / "search.yaml").write_text(search)
     request = {"request": {"subject": "paris", "root": str(root)}, "resources": {}}
     (tmp_path / "request.yaml").write_text(yaml.safe_dump(request))
