@@ -111,7 +111,7 @@ def fill_photos(method: Any, folder: Path) -> list[tuple[str, list[np.ndarray]]]
     import torch
     from PIL import Image
 
-    from inpaint.config.run import FreeFormHoles
+    from inpaint.config.holes import FreeFormHoles
     from inpaint.imaging import to_float, to_pixels
     from inpaint.inference import fill
     from inpaint.masks import make_holes

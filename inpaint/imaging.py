@@ -67,7 +67,10 @@ def composite(image: Tensor, predicted: Tensor, mask: Tensor) -> Tensor:
         predicted: [B, C, H, W].
         mask: 1 in the hole, [B, 1, H, W].
     """
-    return torch.where(mask > 0.5, predicted, image)
+    hole = mask > 0.5
+    if predicted.dtype == torch.uint8:  # bit by bit: a CPU takes ten times as long to choose pixel by pixel
+        return image ^ ((image ^ predicted) & hole.to(torch.uint8) * 255)
+    return torch.where(hole, predicted, image)
 
 
 def hole_ratio(mask: Tensor) -> Tensor:

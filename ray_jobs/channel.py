@@ -46,10 +46,10 @@ class Channel:
         return self._get("failure")
 
     def repeats(self, rank: int, error: str) -> bool:
-        """From a worker that ends: whether the worker of this rank before it ended with the same error."""
-        before = self._get(f"error-{rank}")
-        self._put(f"error-{rank}", error)
-        return bool(before == error)
+        """From a worker that ends: whether the one of this rank before it ended alike, and no further on."""
+        end, before = [error, self.progress().get("step")], self._get(f"error-{rank}")
+        self._put(f"error-{rank}", end)
+        return bool(before == end)
 
     def note(self, number: int, text: str) -> None:
         """From rank 0: line `number`, from 0, of what a person should know."""

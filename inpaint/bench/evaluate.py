@@ -100,7 +100,7 @@ def _write(folder: Path, images: int) -> None:
 
 
 def _strokes(low: float) -> Any:
-    from inpaint.config.run import FreeFormHoles
+    from inpaint.config.holes import FreeFormHoles
 
     return FreeFormHoles(ratio=(low, round(low + 0.1, 1)))
 

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from inpaint.bench.measure import device_name, interleaved, today
-from inpaint.config.run import FreeFormHoles, RunConfig
+from inpaint.config.holes import FreeFormHoles
+from inpaint.config.run import RunConfig
 from inpaint.imaging import composite
 from inpaint.inference import prepare, progressive, schedule
 from inpaint.masks import make_holes

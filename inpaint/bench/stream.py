@@ -159,7 +159,7 @@ def _image_quality(images: list[bytes]) -> dict[str, float]:
 
 def _floors(results: dict[str, Any]) -> list[Floor]:
     disk, large = results["disk"], results["large"]
-    host, bare, cached = disk[HOST].cpu, disk[BARE_BESIDE].cpu, disk[CACHED].cpu
+    host, bare, cached = disk[HOST].cpu, disk[BARE].cpu, disk[CACHED].cpu
     floors = [
         at_least("CPU of webdataset with PIL over ours", disk[PIL_RECIPE].cpu / host, 10),
         at_least("CPU of webdataset rgb8 over ours", disk[RGB8_RECIPE].cpu / host, 4),

@@ -18,7 +18,8 @@ from typing import Any
 import torch
 
 from inpaint import storage
-from inpaint.config.run import CentreHole, DataConfig, HolesConfig, RunConfig
+from inpaint.config.holes import CentreHole, HolesConfig
+from inpaint.config.run import DataConfig, RunConfig
 from inpaint.data.cache import ShardCache, default_folder
 from inpaint.data.decoding import Decoder
 from inpaint.data.fetching import Fetcher

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from inpaint.config.run import CentreHole, MaskSetHoles, RunConfig
+from inpaint.config.holes import CentreHole, MaskSetHoles
+from inpaint.config.run import RunConfig
 from inpaint.evaluation.evaluate import score_parts
 from inpaint.evaluation.holes import HoleSource
 from inpaint.evaluation.perceptual import Networks, load_asked

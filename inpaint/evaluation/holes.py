@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 
 from inpaint import storage
-from inpaint.config.run import FreeFormHoles
+from inpaint.config.holes import FreeFormHoles
 from inpaint.evaluation.protocols import Bin
 from inpaint.masks import MaskSet, centre_square, load_mask_set, make_holes
 

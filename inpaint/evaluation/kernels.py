@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-TAPS = 11
-MARGIN = TAPS // 2
+from inpaint.evaluation.windows import MARGIN, TAPS
+
 ONE = np.float32(1)
 
 
@@ -57,10 +57,10 @@ def sum_pixels(predicted, truth, mask, grey, grey_truth, out):
             hole, grey_row, grey_true = mask[image, y], grey[image, y], grey_truth[image, y]
             for channel in range(3):
                 row, true = predicted[image, channel, y], truth[image, channel, y]
-                for place, value in zip((0, 1, 3, 4, 5, 6), _errors(row, true, hole)):  # noqa: B905 (numba has no strict)
+                for place, value in enumerate(_errors(row, true, hole)):
                     out[place, image] += value
-            for place, value in zip((2, 7, 8, 9, 10), _grey_errors(grey_row, grey_true, hole)):  # noqa: B905
-                out[place, image] += value
+            for place, value in enumerate(_grey_errors(grey_row, grey_true, hole)):
+                out[6 + place, image] += value
 
 
 @_compiled
@@ -121,7 +121,8 @@ def uniform_ssim(a, b, taps, c1, c2, out):
     """
     planes, height, width = a.shape
     columns = np.empty((4, width), np.float64)
-    windows = np.empty((4, width - taps + 1), np.float64)
+    means = np.empty((4, width - taps + 1), np.float32)
+    scores = np.empty(width - taps + 1, np.float32)
     for plane in range(planes):
         one, other, total = a[plane], b[plane], 0.0
         columns[:] = 0
@@ -132,9 +133,10 @@ def uniform_ssim(a, b, taps, c1, c2, out):
             else:
                 _move(columns, one[bottom], other[bottom], one[top - 1], other[top - 1])
             if top >= 0:
-                _slid(columns, taps, windows)
-                total += _score(windows, 1 / taps**2, c1, c2)
-        out[plane] = total / (windows.shape[1] * (height - taps + 1))
+                _slid(columns, taps, means)
+                _scored(means, c1, c2, scores)
+                total += _total(scores)
+        out[plane] = total / (scores.size * (height - taps + 1))
 
 
 @_compiled
@@ -211,7 +213,7 @@ def _down(rows, top, w, out):
 
 @_compiled
 def _scored(means, c1, c2, out):
-    """SSIM from weighted means of moments, u being taken less 1."""
+    """SSIM from means of moments, u being taken less 1."""
     for j in range(out.size):
         mean_u, mean_v = means[0, j], means[1, j]
         square_u, square_v = (mean_u + ONE) * (mean_u + ONE) + c1, mean_v * mean_v
@@ -222,7 +224,7 @@ def _scored(means, c1, c2, out):
 @_compiled
 def _enter(columns, a, b):
     for j in range(a.size):
-        u, v = np.float64(a[j]) + b[j], np.float64(a[j]) - b[j]
+        u, v = np.float64(a[j]) + b[j] - 1, np.float64(a[j]) - b[j]
         columns[0, j] += u
         columns[1, j] += v
         columns[2, j] += u * u
@@ -233,8 +235,8 @@ def _enter(columns, a, b):
 def _move(columns, a, b, old_a, old_b):
     """A row enters and another one leaves."""
     for j in range(a.size):
-        u, v = np.float64(a[j]) + b[j], np.float64(a[j]) - b[j]
-        old_u, old_v = np.float64(old_a[j]) + old_b[j], np.float64(old_a[j]) - old_b[j]
+        u, v = np.float64(a[j]) + b[j] - 1, np.float64(a[j]) - b[j]
+        old_u, old_v = np.float64(old_a[j]) + old_b[j] - 1, np.float64(old_a[j]) - old_b[j]
         columns[0, j] += u - old_u
         columns[1, j] += v - old_v
         columns[2, j] += u * u - old_u * old_u
@@ -242,31 +244,19 @@ def _move(columns, a, b, old_a, old_b):
 
 
 @_compiled
-def _slid(columns, taps, windows):
-    """Sums of `taps` neighbouring columns."""
+def _slid(columns, taps, means):
+    """Means over windows of `taps` neighbouring columns."""
+    share = 1 / (taps * taps)
     u = v = uu = vv = 0.0
     for j in range(taps):
         u += columns[0, j]
         v += columns[1, j]
         uu += columns[2, j]
         vv += columns[3, j]
-    windows[0, 0], windows[1, 0], windows[2, 0], windows[3, 0] = u, v, uu, vv
-    for j in range(1, windows.shape[1]):
+    means[0, 0], means[1, 0], means[2, 0], means[3, 0] = u * share, v * share, uu * share, vv * share
+    for j in range(1, means.shape[1]):
         u += columns[0, j + taps - 1] - columns[0, j - 1]
         v += columns[1, j + taps - 1] - columns[1, j - 1]
         uu += columns[2, j + taps - 1] - columns[2, j - 1]
         vv += columns[3, j + taps - 1] - columns[3, j - 1]
-        windows[0, j], windows[1, j], windows[2, j], windows[3, j] = u, v, uu, vv
-
-
-@_compiled
-def _score(sums, share, c1, c2):
-    """Sum of SSIM over a row of windows of 1 / share pixels."""
-    total = np.float32(0)
-    for j in range(sums.shape[1]):
-        mean_u, mean_v = sums[0, j] * share, sums[1, j] * share
-        spread_u = np.float32(sums[2, j] * share - mean_u * mean_u) + c2
-        spread_v = np.float32(sums[3, j] * share - mean_v * mean_v)
-        square_u, square_v = np.float32(mean_u * mean_u) + c1, np.float32(mean_v * mean_v)
-        total += ((square_u - square_v) * (spread_u - spread_v)) / ((square_u + square_v) * (spread_u + spread_v))
-    return total
+        means[0, j], means[1, j], means[2, j], means[3, j] = u * share, v * share, uu * share, vv * share

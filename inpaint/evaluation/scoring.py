@@ -178,11 +178,10 @@ class _Features:
 
     def add(self, subject: str, scenes: list[Scene], truth: Tensor, predicted: Tensor, mask: Tensor) -> None:
         """The features that the protocols behind these scenes want."""
-        wanted = {share.protocol.set_scores for scene in scenes for share, _ in scene.asked} - {None}
-        completed = composite(truth, _floats(predicted), mask) if self.inceptions and wanted else truth
-        for how in sorted(wanted, key=str):
-            if how.weights not in self.inceptions:
-                continue
+        asked = {share.protocol.set_scores for scene in scenes for share, _ in scene.asked} - {None}
+        wanted = [how for how in sorted(asked, key=str) if how.weights in self.inceptions]
+        completed = composite(truth, _floats(predicted), mask) if wanted else None
+        for how in wanted:
             network = self.inceptions[how.weights]
             of_fills = network(to_levels(completed, how.levels), how.resize).cpu().numpy()
             of_truths = network(truth, how.resize).cpu().numpy()
@@ -262,21 +261,17 @@ def _comparisons(
         pixels: of the truth, uint8.
     """
     on_levels = predicted.dtype == torch.uint8  # which every rule keeps
-    inside = _inside(pixels, predicted, mask) if on_levels else composite(truth, predicted, mask)
-    drawn = {"composite": inside, "raw": predicted}
+    drawn = {"composite": composite(pixels if on_levels else truth, predicted, mask), "raw": predicted}
     seen: list[tuple[Tensor, Comparison]] = []
     shown: dict[tuple[str, Levels], Comparison] = {}
     for image, levels in sorted({(image, levels) for _, image, levels in variants}):
         fill = drawn[image] if on_levels else to_levels(drawn[image], levels)
         known = next((comparison for same, comparison in seen if _equal(same, fill)), None)
-        shown[image, levels] = known or Comparison(_floats(fill), truth, mask)
-        seen.append((fill, shown[image, levels]))
+        if known is None:
+            known = Comparison(_floats(fill), truth, mask)
+            seen.append((fill, known))
+        shown[image, levels] = known
     return shown
-
-
-def _inside(pixels: Tensor, predicted: Tensor, mask: Tensor) -> Tensor:
-    """The composite of 8-bit pixels, bit by bit: to choose between them pixel by pixel takes ten times as long."""
-    return pixels ^ ((pixels ^ predicted) & (mask > 0.5).to(torch.uint8) * 255)
 
 
 def _equal(one: Tensor, other: Tensor) -> bool:

@@ -17,20 +17,20 @@ class Sums:
 
     Attributes:
         absolute, square: of |error| and error² over all channels.
-        hole: of the mask.
         absolute_in_hole, square_in_hole: of |error| and error² over the hole.
         predicted, truth: of the values themselves.
+        hole: of the mask.
         grey_absolute, grey_square: of the error of the luma.
         grey_predicted, grey_truth: of the luma.
     """
 
     absolute: Tensor
     square: Tensor
-    hole: Tensor
     absolute_in_hole: Tensor
     square_in_hole: Tensor
     predicted: Tensor
     truth: Tensor
+    hole: Tensor
     grey_absolute: Tensor
     grey_square: Tensor
     grey_predicted: Tensor
@@ -73,7 +73,7 @@ def _on_device(predicted: Tensor, truth: Tensor, mask: Tensor, grey: Tensor, gre
     error, grey_error = predicted - truth, grey - grey_truth
     absolute, square = error.abs().sum(dim=1, keepdim=True), error.square().sum(dim=1, keepdim=True)
     summed = (
-        absolute, square, mask, mask * absolute, mask * square, predicted, truth,
+        absolute, square, mask * absolute, mask * square, predicted, truth, mask,
         grey_error.abs(), grey_error.square(), grey, grey_truth,
     )  # fmt: skip
     return Sums(*(planes.sum(dim=3).sum(dim=(1, 2), dtype=torch.float64) for planes in summed))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from inpaint.config.run import (
+from inpaint.config.holes import (
     CentreHole,
     ComodHoles,
     FreeFormHoles,

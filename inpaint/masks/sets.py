@@ -17,7 +17,7 @@ import numpy as np
 
 from inpaint import archives
 from inpaint.archives import Entry
-from inpaint.config.run import MaskSetHoles
+from inpaint.config.holes import MaskSetHoles
 from inpaint.errors import DataError
 from inpaint.masks.files import Polarity, Threshold, load_mask
 from inpaint.masks.ratios import Ratio

@@ -115,8 +115,8 @@ def _as_operator(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """All of a forward as one operator, for torch.compile: W / σ, σ, u and v.
 
-    Traced line by line, the norms of ISNet's 96 convolutions would be two thirds of its graphs, and a third of the time
-    of a warm start; and the compiler may keep the old u for backward, where the forward has moved on meanwhile.
+    Traced line by line, the norms of ISNet's 96 convolutions would be two fifths of what is traced, and of the time of
+    a warm start; and the compiler may keep the old u for backward, where the forward has moved on meanwhile.
     """
     with without_autocast(weight):
         sigma, u, v = _measured(weight, u, v, eps, iterate)

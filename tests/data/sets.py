@@ -9,7 +9,8 @@ import numpy as np
 import webdataset
 from PIL import Image
 
-from inpaint.config.run import DataConfig, FreeFormHoles
+from inpaint.config.holes import FreeFormHoles
+from inpaint.config.run import DataConfig
 from inpaint.data.index import Index, index_set
 from inpaint.data.stream import Stream
 

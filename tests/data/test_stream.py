@@ -10,7 +10,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from inpaint.config.run import CentreHole, DataConfig
+from inpaint.config.holes import CentreHole
+from inpaint.config.run import DataConfig
 from inpaint.data.index import index_set
 from inpaint.data.stream import Stream
 from inpaint.errors import ConfigError, DataError

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from inpaint.config.run import CentreHole, FreeFormHoles, HalfHoles, RectangleHoles
+from inpaint.config.holes import CentreHole, FreeFormHoles, HalfHoles, RectangleHoles
 from inpaint.masks import centre_mask, counts_in, make_holes
 from inpaint.masks.strokes import _stamp
 

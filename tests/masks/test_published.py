@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from inpaint.config.run import ComodHoles, FreeFormHoles, LamaHoles
+from inpaint.config.holes import ComodHoles, FreeFormHoles, LamaHoles
 from inpaint.masks import make_holes
 from inpaint.masks.published import COMOD, LAMA, paint_segment
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from inpaint.config.run import FreeFormHoles, MaskSetHoles
+from inpaint.config.holes import FreeFormHoles, MaskSetHoles
 from inpaint.errors import DataError
 from inpaint.masks import load_mask_set, make_holes
 

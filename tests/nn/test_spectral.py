@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from inpaint.nn.spectral import spectral_norm
+from inpaint.nn.spectral import _as_operator, spectral_norm
 
 
 def pair(layout=torch.contiguous_format):
@@ -75,3 +75,23 @@ def test_autocast_gives_a_narrow_weight_from_a_norm_in_float32():
     assert torch.equal(narrow, exact.to(torch.bfloat16))
     narrow.float().square().sum().backward()
     assert layer.parametrizations.weight.original.grad.dtype == torch.float32
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("iterate", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_operator_for_a_compiler_gives_the_norm_its_gradient_and_its_vectors(layout, iterate, dtype):
+    layer = pair(layout)[0].train(iterate)
+    norm, weight = layer.parametrizations.weight[0], layer.parametrizations.weight.original
+    inputs = (weight, norm._u.clone(), norm._v.clone(), norm.eps, iterate, dtype)
+    checks = ("test_schema", "test_autograd_registration", "test_faketensor")
+    torch.library.opcheck(_as_operator, inputs, test_utils=checks)
+
+    divided, _, u, v = _as_operator(*inputs)
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
+        expected = norm(weight)
+    assert torch.equal(divided, expected)
+    assert torch.equal(u, norm._u)
+    assert torch.equal(v, norm._v)
+    (gradient,), (wanted,) = (torch.autograd.grad(one.float().sin().sum(), weight) for one in (divided, expected))
+    assert torch.equal(gradient, wanted)

@@ -20,7 +20,8 @@ def end(root, monkeypatch):
     monkeypatch.setattr(Channel, "_get", lambda channel, name: words.get(name))
     config = {"run": run.to_dict(), "token": "t", "holder": "h", "provenance": {"attempt": 0}}
 
-    def worker(error, rank=0):
+    def worker(error, rank=0, step=0):
+        Channel("t").report({"step": step})
         monkeypatch.setattr(ray_worker, "RaySession", lambda channel, name: SimpleNamespace(rank=rank))
 
         def train(*arguments, **named):
@@ -44,6 +45,12 @@ def test_a_bug_ends_the_run_when_it_comes_a_second_time(end):
 def test_two_workers_that_end_alike_at_once_are_one_end(end):
     assert end(KeyError("x"), rank=0) is None
     assert end(KeyError("x"), rank=1) is None
+
+
+def test_a_bug_that_comes_again_further_on_is_tried_again(end):
+    assert end(ValueError("rare"), step=100) is None
+    assert end(ValueError("rare"), step=5000) is None
+    assert end(ValueError("rare"), step=5000)["kind"] == "TrainingError"
 
 
 def test_what_a_lost_peer_or_another_bug_raises_is_tried_again(end):
