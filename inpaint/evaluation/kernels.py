@@ -4,7 +4,9 @@ Each of these steps as an operation of its own over whole images costs four to e
 when first called, and kept on disk where there is a place that can be written; without Python's lock, so that parts of
 an evaluation run side by side. Every plane is computed alone: no digit depends on its batch.
 
-Rows of SSIM hold the moments of u = a + b and v = a - b, one below the other: u, v, u², v². See `windows`.
+Rows of SSIM hold the moments of u = a + b and v = a - b, one below the other: u, v, u², v². See `windows`. SSIM is
+exactly 1 in a window that shows no difference, so that only positions around differences are computed: those around
+the hole of a composite.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from numba import njit
 from inpaint.evaluation.windows import MARGIN, TAPS
 
 ONE = np.float32(1)
+MOST = 0x7FFFFFFF  # tells the compiler that an index is not negative, which it then need not ask in a loop
 
 
 def _compiled(function: Callable[..., Any]) -> Any:
@@ -78,35 +81,85 @@ def gaussian_ssim(a, b, weights, c1, c2, out):
     weighed = np.empty((4, TAPS, width), np.float32)  # the last rows, in turn
     means = np.empty((4, width), np.float32)
     scores = np.empty(width, np.float32)
+    spans = np.empty((height, 2), np.int32)
+    within = max(height - 2 * MARGIN, 0) * max(width - 2 * MARGIN, 0)
     for plane in range(planes):
-        everywhere = inside = 0.0
+        everywhere = inside = 0.0  # how much is missing to 1
+        _find_differences(a[plane], b[plane], spans)
         _zeros(row)
         for bottom in range(-MARGIN, height + MARGIN):
-            if 0 <= bottom < height:
-                _moments(a[plane, bottom], b[plane, bottom], row)
-            elif bottom == height:
+            if bottom == height:
                 _zeros(row)
+            left, right = _around(spans, bottom - 2 * MARGIN, bottom + 2 * MARGIN, width)
+            if 0 <= bottom < height:
+                _moments(a[plane, bottom], b[plane, bottom], max(left - MARGIN, 0), min(right + MARGIN, width), row)
             for moment in range(4):
-                _along(row[moment], weights, weighed[moment, (bottom + MARGIN) % TAPS])
+                _along(row[moment], weights, left, right, weighed[moment, (bottom + MARGIN) % TAPS])
             middle = bottom - MARGIN
-            if middle >= 0:
+            left, right = _around(spans, middle - MARGIN, middle + MARGIN, width)
+            if middle >= 0 and left < right:
                 for moment in range(4):
-                    _down(weighed[moment], middle, weights, means[moment])
-                _scored(means, c1, c2, scores)
-                everywhere += _total(scores)
+                    _down(weighed[moment], middle, weights, left, right, means[moment])
+                _score(means, c1, c2, left, right, scores)
+                everywhere += _missing(scores, left, right)
                 if MARGIN <= middle < height - MARGIN:
-                    inside += _total(scores[MARGIN : width - MARGIN])
-        out[plane, 0] = everywhere / (height * width)
-        within = max(height - 2 * MARGIN, 0) * max(width - 2 * MARGIN, 0)
-        out[plane, 1] = inside / within if within else np.nan
+                    inside += _missing(scores, max(left, MARGIN), max(min(right, width - MARGIN), 0))
+        out[plane, 0] = 1 - everywhere / (height * width)
+        out[plane, 1] = 1 - inside / within if within else np.nan
 
 
 @_compiled
-def _total(row):
+def _missing(scores, left, right):
     total = np.float32(0)
-    for j in range(row.size):
-        total += row[j]
+    for j in range(left & MOST, right & MOST):
+        total += ONE - scores[j]
     return total
+
+
+@_compiled
+def _find_differences(a, b, spans):
+    """The first differing column of each row and the one after the last; the width and 0 where rows are equal."""
+    for y in range(a.shape[0]):
+        spans[y, 0], spans[y, 1] = _differing(a[y], b[y])
+
+
+@_compiled
+def _differing(a, b):
+    first, last = np.int32(a.size), np.int32(0)
+    for j in range(np.int32(a.size)):
+        differs = a[j] != b[j]
+        first = min(first, j if differs else np.int32(a.size))
+        last = max(last, j + np.int32(1) if differs else np.int32(0))
+    return first, last
+
+
+@_compiled
+def _seen(spans, top, bottom, width):
+    """The first column in which any of these rows differs and the one after the last; the width and 0 if none does."""
+    first, last = width, 0
+    for y in range(max(top, 0), min(bottom + 1, spans.shape[0])):
+        first, last = min(first, spans[y, 0]), max(last, spans[y, 1])
+    return first, last
+
+
+@_compiled
+def _rows(spans, taps):
+    """The first row that a window with a difference meets and the one after the last; 0 and 0 if none does."""
+    start = stop = 0
+    for y in range(spans.shape[0]):
+        if spans[y, 0] < spans[y, 1]:
+            start = start if stop else max(y - taps + 1, 0)
+            stop = min(y + taps, spans.shape[0])
+    return start, stop
+
+
+@_compiled
+def _around(spans, top, bottom, width):
+    """At which columns of a row windows of 11 taps meet such a difference."""
+    first, last = _seen(spans, top, bottom, width)
+    if first < last:
+        return max(first - MARGIN, 0), min(last + MARGIN, width)
+    return 0, 0
 
 
 @_compiled
@@ -123,20 +176,27 @@ def uniform_ssim(a, b, taps, c1, c2, out):
     columns = np.empty((4, width), np.float64)
     means = np.empty((4, width - taps + 1), np.float32)
     scores = np.empty(width - taps + 1, np.float32)
+    spans = np.empty((height, 2), np.int32)
     for plane in range(planes):
-        one, other, total = a[plane], b[plane], 0.0
+        one, other, missing = a[plane], b[plane], 0.0
+        _find_differences(one, other, spans)
         columns[:] = 0
-        for bottom in range(height):
+        start, stop = _rows(spans, taps)
+        first, last = _seen(spans, 0, height, width)
+        left, right = max(first - taps + 1, 0), min(last + taps - 1, width)
+        for bottom in range(start, stop):
             top = bottom - taps + 1
-            if top <= 0:
-                _enter(columns, one[bottom], other[bottom])
+            if top <= start:
+                _enter(columns, one[bottom], other[bottom], left, right)
             else:
-                _move(columns, one[bottom], other[bottom], one[top - 1], other[top - 1])
-            if top >= 0:
-                _slid(columns, taps, means)
-                _scored(means, c1, c2, scores)
-                total += _total(scores)
-        out[plane] = total / (scores.size * (height - taps + 1))
+                _move(columns, one[bottom], other[bottom], one[top - 1], other[top - 1], left, right)
+            first, last = _seen(spans, top, bottom, width)
+            if top >= start and first < last:
+                within = max(first - taps + 1, 0), min(last, scores.size)
+                _slide(columns, taps, *within, means)
+                _score(means, c1, c2, *within, scores)
+                missing += _missing(scores, *within)
+        out[plane] = 1 - missing / (scores.size * (height - taps + 1))
 
 
 @_compiled
@@ -176,8 +236,8 @@ def _zeros(row):
 
 
 @_compiled
-def _moments(a, b, row):
-    for j in range(a.size):
+def _moments(a, b, left, right, row):
+    for j in range(left & MOST, right & MOST):
         u, v = a[j] + b[j] - ONE, a[j] - b[j]
         row[0, MARGIN + j] = u
         row[1, MARGIN + j] = v
@@ -186,9 +246,9 @@ def _moments(a, b, row):
 
 
 @_compiled
-def _along(row, w, out):
+def _along(row, w, left, right, out):
     """The window's sum along a row; its taps are written out, to stay in registers."""
-    for j in range(out.size):
+    for j in range(left & MOST, right & MOST):
         out[j] = (
             w[0] * row[j + 5]
             + w[1] * (row[j + 4] + row[j + 6])
@@ -200,21 +260,21 @@ def _along(row, w, out):
 
 
 @_compiled
-def _down(rows, top, w, out):
+def _down(rows, top, w, left, right, out):
     """The window's sum down eleven rows that are kept in turn; in two loops, of no more rows than are vectorised."""
     r0, r1, r2, r3 = rows[top % TAPS], rows[(top + 1) % TAPS], rows[(top + 2) % TAPS], rows[(top + 3) % TAPS]
     r4, r5, r6, r7 = rows[(top + 4) % TAPS], rows[(top + 5) % TAPS], rows[(top + 6) % TAPS], rows[(top + 7) % TAPS]
     r8, r9, r10 = rows[(top + 8) % TAPS], rows[(top + 9) % TAPS], rows[(top + 10) % TAPS]
-    for j in range(out.size):
+    for j in range(left & MOST, right & MOST):
         out[j] = w[0] * r5[j] + w[1] * (r4[j] + r6[j]) + w[2] * (r3[j] + r7[j])
-    for j in range(out.size):
+    for j in range(left & MOST, right & MOST):
         out[j] += w[3] * (r2[j] + r8[j]) + w[4] * (r1[j] + r9[j]) + w[5] * (r0[j] + r10[j])
 
 
 @_compiled
-def _scored(means, c1, c2, out):
+def _score(means, c1, c2, left, right, out):
     """SSIM from means of moments, u being taken less 1."""
-    for j in range(out.size):
+    for j in range(left & MOST, right & MOST):
         mean_u, mean_v = means[0, j], means[1, j]
         square_u, square_v = (mean_u + ONE) * (mean_u + ONE) + c1, mean_v * mean_v
         spread_u, spread_v = means[2, j] - mean_u * mean_u + c2, means[3, j] - square_v
@@ -222,8 +282,8 @@ def _scored(means, c1, c2, out):
 
 
 @_compiled
-def _enter(columns, a, b):
-    for j in range(a.size):
+def _enter(columns, a, b, left, right):
+    for j in range(left & MOST, right & MOST):
         u, v = np.float64(a[j]) + b[j] - 1, np.float64(a[j]) - b[j]
         columns[0, j] += u
         columns[1, j] += v
@@ -232,9 +292,9 @@ def _enter(columns, a, b):
 
 
 @_compiled
-def _move(columns, a, b, old_a, old_b):
+def _move(columns, a, b, old_a, old_b, left, right):
     """A row enters and another one leaves."""
-    for j in range(a.size):
+    for j in range(left & MOST, right & MOST):
         u, v = np.float64(a[j]) + b[j] - 1, np.float64(a[j]) - b[j]
         old_u, old_v = np.float64(old_a[j]) + old_b[j] - 1, np.float64(old_a[j]) - old_b[j]
         columns[0, j] += u - old_u
@@ -244,19 +304,20 @@ def _move(columns, a, b, old_a, old_b):
 
 
 @_compiled
-def _slid(columns, taps, means):
+def _slide(columns, taps, left, right, means):
     """Means over windows of `taps` neighbouring columns."""
     share = 1 / (taps * taps)
     u = v = uu = vv = 0.0
-    for j in range(taps):
+    for j in range(left, left + taps):
         u += columns[0, j]
         v += columns[1, j]
         uu += columns[2, j]
         vv += columns[3, j]
-    means[0, 0], means[1, 0], means[2, 0], means[3, 0] = u * share, v * share, uu * share, vv * share
-    for j in range(1, means.shape[1]):
-        u += columns[0, j + taps - 1] - columns[0, j - 1]
-        v += columns[1, j + taps - 1] - columns[1, j - 1]
-        uu += columns[2, j + taps - 1] - columns[2, j - 1]
-        vv += columns[3, j + taps - 1] - columns[3, j - 1]
+    means[0, left], means[1, left], means[2, left], means[3, left] = u * share, v * share, uu * share, vv * share
+    for j in range(left + 1 & MOST, right & MOST):
+        new, old = j + taps - 1, j - 1
+        u += columns[0, new] - columns[0, old]
+        v += columns[1, new] - columns[1, old]
+        uu += columns[2, new] - columns[2, old]
+        vv += columns[3, new] - columns[3, old]
         means[0, j], means[1, j], means[2, j], means[3, j] = u * share, v * share, uu * share, vv * share

@@ -97,6 +97,23 @@ def test_equal_planes_have_an_ssim_of_exactly_one(planes):
     assert all(form(planes, planes, 7).item() == 1 for form in UNIFORMS)
 
 
+def test_images_that_differ_in_places_have_the_scores_of_all_their_windows():
+    rng = np.random.default_rng(5)
+    for case in range(150):
+        height, width = rng.integers(1, 60, 2)
+        a = torch.from_numpy(rng.random((1, 2, height, width), np.float32))
+        b = a.clone()
+        for _ in range(case % 4):
+            top, left = rng.integers(0, height), rng.integers(0, width)
+            b[:, case % 3 % 2 :, top : top + rng.integers(1, 20), left : left + rng.integers(1, 20)] *= 0.5
+        for expected, found in zip(windows._gaussian_on_device(a, b), gaussian_ssim(a, b), strict=True):
+            assert found.item() == pytest.approx(expected.item(), abs=3e-6, nan_ok=True)
+        for taps in (3, 7, 11):
+            if min(height, width) >= taps:
+                expected = windows._uniform_on_device(a, b, taps).item()
+                assert uniform_ssim(a, b, taps).item() == pytest.approx(expected, abs=3e-6)
+
+
 def test_planes_in_a_batch_have_the_digits_that_each_has_alone():
     generator = torch.Generator().manual_seed(3)
     a, b = (torch.rand(40, 1, 40, 300, generator=generator) for _ in range(2))
