@@ -58,7 +58,7 @@ LABEL org.opencontainers.image.title="inpaint" \
 RUN (userdel --remove ubuntu 2>/dev/null || true) \
     && groupadd --gid 1000 inpaint \
     && useradd --uid 1000 --gid 1000 --create-home --shell /bin/bash inpaint \
-    && install -d -o 1000 -g 1000 /cache /cache/inductor /cache/triton /cache/torch \
+    && install -d -o 1000 -g 1000 /cache /cache/inductor /cache/triton /cache/numba /cache/torch \
     && printf 'export PATH=/opt/inpaint/bin:$PATH\n' > /etc/profile.d/inpaint.sh
 COPY --from=build /opt/inpaint /opt/inpaint
 ENV PATH=/opt/inpaint/bin:$PATH \
@@ -66,6 +66,7 @@ ENV PATH=/opt/inpaint/bin:$PATH \
     HOME=/home/inpaint \
     TORCHINDUCTOR_CACHE_DIR=/cache/inductor \
     TRITON_CACHE_DIR=/cache/triton \
+    NUMBA_CACHE_DIR=/cache/numba \
     TORCH_HOME=/cache/torch \
     RAY_USAGE_STATS_ENABLED=0
 USER 1000:1000

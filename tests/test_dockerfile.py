@@ -73,8 +73,8 @@ def test_dependencies_are_the_pinned_ones():
 
 def test_compiled_code_goes_where_a_volume_is():
     env = " ".join(texts("final", "ENV"))
-    for name, folder in (("TORCHINDUCTOR_CACHE_DIR", "/cache/inductor"), ("TRITON_CACHE_DIR", "/cache/triton")):
-        assert f"{name}={folder}" in env
+    for name, folder in {"TORCHINDUCTOR": "inductor", "TRITON": "triton", "NUMBA": "numba"}.items():
+        assert f"{name}_CACHE_DIR=/cache/{folder}" in env
     assert "install -d -o 1000 -g 1000 /cache" in " ".join(texts("final", "RUN"))
 
 

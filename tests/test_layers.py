@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 # From the bottom up; a module may import its own layer and those below.
 LAYERS = (
     {"errors"},
-    {"config", "storage", "imaging", "archives"},
+    {"config", "storage", "imaging", "archives", "compiled"},
     {"masks", "nn", "weights"},
     {"losses", "optim"},
     {"methods"},
@@ -35,7 +35,7 @@ DOORS = {  # outside service → the places that may import it; a benchmark also
 }
 LIGHT_BUT_SLOW = {"boto3", "kubernetes"}  # come with the light half, but `inpaint --help` need not wait for them
 HEAVY = {"torch", "torchvision", "ray", "numpy", "scipy", "skimage", "PIL", "pyarrow", "wandb", "moto", "optuna"}
-HEAVY |= {"simplejpeg", "lpips", "torchmetrics", "matplotlib", "safetensors", "webdataset"}
+HEAVY |= {"numba", "simplejpeg", "lpips", "torchmetrics", "matplotlib", "safetensors", "webdataset"}
 
 
 def modules(*folders):

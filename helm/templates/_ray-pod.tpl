@@ -89,6 +89,7 @@ spec:
         {{- else }}
         - {name: TORCHINDUCTOR_CACHE_DIR, value: /cache/inductor}
         - {name: TRITON_CACHE_DIR, value: /cache/triton}
+        - {name: NUMBA_CACHE_DIR, value: /cache/numba}
         - {name: TORCH_HOME, value: /cache/torch}
         - {name: TMPDIR, value: /cache}
         - {name: RAY_TMPDIR, value: /tmp}

@@ -58,6 +58,7 @@ def worker_template(runtime: Runtime, group: WorkerGroup, *, task: Task, labels:
     env = _ray_env(runtime) | _store_env(runtime) | {
         "TORCHINDUCTOR_CACHE_DIR": f"{CACHE}/inductor",
         "TRITON_CACHE_DIR": f"{CACHE}/triton",
+        "NUMBA_CACHE_DIR": f"{CACHE}/numba",
         "TORCH_HOME": f"{CACHE}/torch",
         "TMPDIR": CACHE,  # where the shard cache and checkpoints on their way lie unless a run says otherwise
         "RAY_TMPDIR": "/tmp",  # Ray's sessions stay where their short socket paths fit

@@ -1,8 +1,7 @@
 """Scores of pixels in one pass over memory, for a CPU: a row is summed, weighed and scored while it is in the cache.
 
-Each of these steps as an operation of its own over whole images costs four to eight times as much there. Compiled
-when first called, and kept on disk where there is a place that can be written; without Python's lock, so that parts of
-an evaluation run side by side. Every plane is computed alone: no digit depends on its batch.
+Each of these steps as an operation of its own over whole images costs four to eight times as much there. Parts of an
+evaluation run side by side. Every plane is computed alone: no digit depends on its batch.
 
 Rows of SSIM hold the moments of u = a + b and v = a - b, one below the other: u, v, u², v². See `windows`. SSIM is
 exactly 1 in a window that shows no difference, so that only positions around differences are computed: those around
@@ -11,24 +10,18 @@ the hole of a composite.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from functools import partial
 
 import numpy as np
-from numba import njit
 
+from inpaint.compiled import compiled
 from inpaint.evaluation.windows import MARGIN, TAPS
 
 ONE = np.float32(1)
 MOST = 0x7FFFFFFF  # tells the compiler that an index is not negative, which it then need not ask in a loop
 
 
-def _compiled(function: Callable[..., Any]) -> Any:
-    options = {"nogil": True, "fastmath": {"contract", "reassoc", "nsz"}, "error_model": "numpy"}
-    try:
-        return njit(function, cache=True, **options)
-    except RuntimeError:  # neither beside this file nor in the user's cache
-        return njit(function, **options)
+_compiled = partial(compiled, fastmath={"contract", "reassoc", "nsz"})
 
 
 @_compiled

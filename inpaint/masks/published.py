@@ -16,6 +16,7 @@ from inpaint.masks.ratios import Ratio, counts_in
 
 Draw = Callable[[np.random.Generator], np.ndarray]
 
+LAMA_SEGMENTS, COMOD_SEGMENTS = 5, 17  # most of one line
 PROBES = 300  # masks drawn to see whether a bin can be hit at all
 MOST_TRIES = 100_000
 
@@ -94,8 +95,7 @@ def comod_holes(extent: str, ratio: Ratio, size: int) -> Draw:
                 y = int(rng.integers(-(height // 2), size - height + height // 2))
                 mask[max(y, 0) : y + height, max(x, 0) : x + width] = 1
         strokes = np.zeros((size, size), dtype=np.uint8)
-        for _ in range(rng.integers(most[2])):
-            _comod_stroke(strokes, rng)
+        _comod_strokes(strokes, int(rng.integers(most[2])), rng)
         down, across = (1 if coin > 0.5 else -1 for coin in rng.random(2))
         return mask | strokes[::down, ::across]  # all strokes run one way; they are mirrored together
 
@@ -128,18 +128,17 @@ def _drawn_into(draw: Draw, ratio: Ratio, size: int, name: str) -> Draw:
 
 
 def _lama_lines(recipe: LamaRecipe, scale: float, size: int, rng: np.random.Generator) -> np.ndarray:
+    from inpaint.masks.segments import paint_lines  # its compiler takes half a second to start
+
     mask = np.zeros((size, size), dtype=np.uint8)
-    for i in range(rng.integers(recipe.lines[0], recipe.lines[1] + 1)):
-        x, y = rng.integers(size, size=2).tolist()
-        for _ in range(1 + rng.integers(5)):
-            angle = 0.01 + rng.integers(4)
-            angle = 2 * math.pi - angle if i % 2 == 0 else angle
-            length = scale * (10 + rng.integers(recipe.length))
-            width = scale * (5 + rng.integers(recipe.width))
-            end_x = min(max(int(x + length * math.sin(angle)), 0), size)
-            end_y = min(max(int(y + length * math.cos(angle)), 0), size)
-            paint_segment(mask, (x, y), (end_x, end_y), width=max(1, round(width)))
-            x, y = end_x, end_y
+    lines = int(rng.integers(recipe.lines[0], recipe.lines[1] + 1))
+    starts = rng.integers(size, size=(lines, 2))
+    segments = 1 + rng.integers(LAMA_SEGMENTS, size=lines)
+    angles = 0.01 + rng.integers(4, size=(lines, LAMA_SEGMENTS))
+    lengths = scale * (10 + rng.integers(recipe.length, size=angles.shape))
+    widths = np.rint(scale * (5 + rng.integers(recipe.width, size=angles.shape))).clip(1).astype(np.int64)
+    angles[::2] *= -1
+    paint_lines(mask, starts, segments, math.pi / 2 - angles, lengths, widths)  # LaMa's begin at the y axis
     return mask
 
 
@@ -156,36 +155,17 @@ def _lama_boxes(recipe: LamaRecipe, scale: float, size: int, rng: np.random.Gene
     return mask
 
 
-def _comod_stroke(mask: np.ndarray, rng: np.random.Generator) -> None:
-    """One brush stroke of 4 to 17 segments, a zigzag towards larger x."""
+def _comod_strokes(mask: np.ndarray, strokes: int, rng: np.random.Generator) -> None:
+    """Brush strokes of 4 to 17 segments, zigzags towards larger x."""
+    from inpaint.masks.segments import paint_lines  # its compiler takes half a second to start
+
     size = mask.shape[0]
     mean_length = math.sqrt(2) * size / 8
-    vertices = int(rng.integers(4, 18))
-    low = 2 * math.pi / 5 - rng.uniform(0, 2 * math.pi / 15)
-    high = 2 * math.pi / 5 + rng.uniform(0, 2 * math.pi / 15)
-    width = int(rng.uniform(12, 48))
-    x, y = rng.integers(size, size=2).tolist()
-    for i in range(vertices):
-        angle = rng.uniform(low, high)
-        angle = 2 * math.pi - angle if i % 2 == 0 else angle
-        length = min(max(rng.normal(mean_length, mean_length // 2), 0), 2 * mean_length)
-        end_x = min(max(int(x + length * math.cos(angle)), 0), size)
-        end_y = min(max(int(y + length * math.sin(angle)), 0), size)
-        paint_segment(mask, (x, y), (end_x, end_y), width=width)
-        x, y = end_x, end_y
-
-
-def paint_segment(mask: np.ndarray, start: tuple[int, int], end: tuple[int, int], *, width: int) -> None:
-    """Set the pixels within half of `width` of a segment; ends are round. Points are (x, y) and may lie outside."""
-    size, reach = mask.shape[0], width // 2 + 1
-    (x0, y0), (x1, y1) = start, end
-    left, top = max(min(x0, x1) - reach, 0), max(min(y0, y1) - reach, 0)
-    x = np.arange(left, min(max(x0, x1) + reach + 1, size))[None] - x0
-    y = np.arange(top, min(max(y0, y1) + reach + 1, size))[:, None] - y0
-    dx, dy = x1 - x0, y1 - y0
-    length2 = dx * dx + dy * dy
-    along, across = x * dx + y * dy, x * dy - y * dx
-    hit = (along > 0) & (along < length2) & (4 * across * across <= width * width * length2)
-    hit |= 4 * (x * x + y * y) <= width * width
-    hit |= 4 * ((x - dx) ** 2 + (y - dy) ** 2) <= width * width
-    mask[top : top + hit.shape[0], left : left + hit.shape[1]] |= hit.view(np.uint8)
+    starts = rng.integers(size, size=(strokes, 2))
+    segments = rng.integers(4, 1 + COMOD_SEGMENTS, size=strokes)
+    spread = rng.uniform(0, 2 * math.pi / 15, (2, strokes, 1))
+    angles = rng.uniform(2 * math.pi / 5 - spread[0], 2 * math.pi / 5 + spread[1], (strokes, COMOD_SEGMENTS))
+    lengths = rng.normal(mean_length, mean_length // 2, angles.shape).clip(0, 2 * mean_length)
+    widths = np.repeat(rng.uniform(12, 48, (strokes, 1)).astype(np.int64), COMOD_SEGMENTS, axis=1)
+    angles[:, ::2] *= -1
+    paint_lines(mask, starts, segments, angles, lengths, widths)

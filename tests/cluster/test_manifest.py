@@ -204,7 +204,7 @@ def test_what_a_worker_keeps_lies_on_its_cache_volume():
     worker = dict(pod_templates(job_of(tiny())))["cpu"]["spec"]
     env = {entry["name"]: entry["value"] for entry in worker["containers"][0]["env"]}
     assert {"name": "cache", "mountPath": "/cache"} in worker["containers"][0]["volumeMounts"]
-    for name in ("TMPDIR", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "TORCH_HOME"):
+    for name in ("TMPDIR", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "NUMBA_CACHE_DIR", "TORCH_HOME"):
         assert env[name].startswith("/cache")
     assert env["RAY_TMPDIR"] == "/tmp"
 

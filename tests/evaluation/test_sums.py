@@ -60,15 +60,3 @@ def test_strided_images_are_summed_as_they_look(scene):
     one = sum_pixels(predicted, truth, mask, (luma(predicted), luma(truth)))
     other = sum_pixels(*turned, (luma(turned[0]), luma(turned[1])))
     assert all(torch.equal(one.__dict__[name], other.__dict__[name]) for name in vars(one))
-
-
-def test_where_nothing_can_be_kept_on_disk_code_is_compiled_in_memory(monkeypatch):
-    from numba.core import caching
-
-    from inpaint.evaluation import kernels
-
-    monkeypatch.setattr(caching.CacheImpl, "_locator_classes", [])
-    weigh = kernels._compiled(kernels._weigh.py_func)
-    rows = [np.full(20, value, np.float32) for value in (1, 10, 100, 0)]
-    weigh(*rows[:3], np.array([0.5, 2, 1], np.float32), rows[3])
-    assert rows[3].tolist() == [120.5] * 20

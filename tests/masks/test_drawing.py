@@ -6,7 +6,6 @@ from hypothesis import strategies as st
 
 from inpaint.config.holes import CentreHole, FreeFormHoles, HalfHoles, RectangleHoles
 from inpaint.masks import centre_mask, counts_in, make_holes
-from inpaint.masks.strokes import _stamp
 
 BINS = [(0.0, 0.01), (0.01, 0.1), (0.1, 0.2), (0.2, 0.3), (0.3, 0.4), (0.4, 0.5), (0.5, 0.6), (0.8, 1.0)]
 
@@ -64,12 +63,6 @@ def test_a_drawn_hole_is_the_callers_to_change():
         before = draw(np.random.default_rng(0)).copy()
         draw(np.random.default_rng(0))[:] = 7
         assert np.array_equal(draw(np.random.default_rng(0)), before)
-
-
-def test_a_stroke_stamp_is_a_segment_with_round_ends():
-    stamp = _stamp((4, 0), 2)  # by hand: a disc of radius 2 has rows of 1, 3 or 5 pixels; here stretched by 4
-    assert stamp.bitmap.sum(axis=1).tolist() == [5, 7, 9, 7, 5]
-    assert (stamp.left, stamp.top, stamp.pixels) == (-2, -2, 33)
 
 
 def test_one_rectangle_has_straight_sides():

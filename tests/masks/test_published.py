@@ -4,7 +4,7 @@ from PIL import Image, ImageDraw
 
 from inpaint.config.holes import ComodHoles, FreeFormHoles, LamaHoles
 from inpaint.masks import make_holes
-from inpaint.masks.published import COMOD, LAMA, paint_segment
+from inpaint.masks.published import COMOD, LAMA
 
 KINDS = [
     *(LamaHoles(thickness=thickness) for thickness in ("thin", "medium", "thick")),
@@ -78,16 +78,6 @@ def test_the_published_numbers_are_those_of_the_programs():
     assert LAMA["thin", 512].length == 100  # random_thin_512.yaml: max_len
     assert COMOD["large", 512] == (10, 5, 20)  # mask_generator.py: MultiFill(10), MultiFill(5), RandomBrush(20)
     assert COMOD["small", 256] == (2, 2, 3)  # mask_generator_256_small.py
-
-
-def test_a_painted_segment_is_as_wide_as_asked_with_round_ends():
-    mask = np.zeros((9, 9), np.uint8)
-    paint_segment(mask, (2, 4), (6, 4), width=3)  # distance 1.5 from the segment: a diagonal step past its end is 1.41
-    assert mask[3:6].tolist() == [[0, 1, 1, 1, 1, 1, 1, 1, 0]] * 3
-    assert mask.sum() == 21
-    outside = np.zeros((8, 8), np.uint8)
-    paint_segment(outside, (8, 8), (8, 0), width=2)
-    assert outside.sum(axis=0).tolist() == [0, 0, 0, 0, 0, 0, 0, 8]
 
 
 def test_a_bin_that_the_kind_never_hits_is_an_error_before_training():
