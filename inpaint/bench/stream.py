@@ -19,6 +19,7 @@ from PIL import Image
 from inpaint.bench import loaders, pictures
 from inpaint.bench.measure import Cost, Elsewhere, interleaved, keep_freed_memory, read_all
 from inpaint.bench.s3_server import server_name
+from inpaint.bench.stream_holes import LINES_WITH_PILLOW, measure_holes
 from inpaint.bench.stream_order import shuffle_quality
 from inpaint.bench.stream_s3 import PIPE_RECIPE, measure_clients, measure_s3
 from inpaint.config.run import DataConfig
@@ -76,6 +77,7 @@ def measure_stream(*, samples: int = 2048, rounds: int = 5, with_s3: bool = True
             "cpu_count": os.cpu_count(),
             "disk": small,
             "not_installed": absent,
+            "holes": measure_holes(rounds=rounds),
             "order": shuffle_quality(),
         }
         if with_s3:
@@ -196,6 +198,8 @@ def report(results: dict[str, Any]) -> Iterator[str]:
         yield from _table(results["s3"], PIPE_RECIPE, 1e6)
         yield "S3 clients: seconds per GB"
         yield from _table(results["clients"], "raw socket", 1)
+    yield "holes of 256 px, in one thread: µs per mask"
+    yield from _table(results["holes"], LINES_WITH_PILLOW, 1e6)
     yield "orders of 1,803,460 samples in 4,000 shards, batches of 256"
     for name, row in results["order"].items():
         seconds = f"{row['milliseconds']:.2f} ms per batch" if row["milliseconds"] else ""

@@ -47,5 +47,6 @@ def test_bench_stream_prints_costs_floors_and_what_is_not_installed():
     assert result.exit_code == 0, result.output
     values = json.loads(result.stdout)
     assert values["disk"]["stream, decoded cache"]["cpu"] < values["disk"]["bare decoding"]["cpu"]
+    assert values["holes"]["lama thin"]["cpu"] < values["holes"]["lama thin, with Pillow's lines and discs"]["cpu"]
     assert set(values["not_installed"]) <= {"mosaicml-streaming", "litdata", "ffcv"}
     assert all(floor["side"] in ("least", "most") for floor in values["floors"])
