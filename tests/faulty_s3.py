@@ -1,6 +1,7 @@
 """A small S3 in this process that can misbehave: wrong answers, slow or cut bodies, altered bytes, on demand.
 
-It answers GET with ranges and If-Match, HEAD, PUT with If-Match and If-None-Match, DELETE, and listings.
+It answers GET with ranges and If-Match, HEAD, PUT with If-Match and If-None-Match, uploads in parts, DELETE, and
+listings.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ class FaultyS3:
     def forget(self) -> FaultyS3:
         """Drop all objects, faults and requests."""
         self.objects: dict[str, bytes] = {}
+        self.uploads: dict[str, dict[int, bytes]] = {}  # parts of unfinished uploads, by key
+        self.tags: dict[str, str] = {}  # of objects that were joined from parts
         self.faults: dict[str, deque[int | str | Callable]] = {}
         self.always: dict[str, int | Callable] = {}
         self.requests: list[tuple[str, str, str]] = []
@@ -123,9 +126,30 @@ class _Handler(BaseHTTPRequestHandler):
     def do_HEAD(self) -> None:
         self._send(self._key()[0], with_body=False)
 
+    def do_POST(self) -> None:
+        """Begin an upload in parts, or join them; `join <key>` in `faults` is what goes wrong with that."""
+        key, query = self._key()
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if "uploads" in query:
+            self.store.uploads[key] = {}
+            return self._answer(200, b"<X><UploadId>one</UploadId></X>", {})
+        fault = self._fault(f"join {key}")
+        if fault and fault != "lost answer":
+            return self._error(fault)
+        if (parts := self.store.uploads.pop(key, None)) is None:
+            return self._error(404)
+        pieces = [parts[number] for number in sorted(parts)]
+        self._store(key, b"".join(pieces))
+        digests = b"".join(hashlib.md5(piece, usedforsecurity=False).digest() for piece in pieces)
+        self.store.tags[key] = f'{_tag(digests)[:-1]}-{len(pieces)}"'
+        return self._error(500) if fault else self._answer(200, b"<X><ETag>joined</ETag></X>", {})
+
     def do_PUT(self) -> None:
-        key, _ = self._key()
+        key, query = self._key()
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if "uploadId" in query:
+            self.store.uploads[key][int(query["partNumber"][0])] = body
+            return self._answer(200, b"", {"ETag": _tag(body)})
         fault = self.store.on_put() or self._fault(key)
         if fault == "lost answer":  # the write happened, but nobody says so
             self._store(key, body)
@@ -142,9 +166,12 @@ class _Handler(BaseHTTPRequestHandler):
         return self._answer(200, b"", {"ETag": _tag(body)})
 
     def do_DELETE(self) -> None:
-        key, _ = self._key()
-        self.store.objects.pop(key, None)
-        self._answer(204, b"", {})
+        key, query = self._key()
+        if "uploadId" not in query:
+            self.store.objects.pop(key, None)
+        elif self.store.uploads.pop(key, None) is None:
+            return self._error(404)
+        return self._answer(204, b"", {})
 
     def _key(self) -> tuple[str, dict[str, list[str]]]:
         parts = urlsplit(self.path)
@@ -164,6 +191,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _store(self, key: str, body: bytes) -> None:
         with self.store.lock:
             self.store.objects[key] = body
+            self.store.tags.pop(key, None)
 
     def _send(self, key: str, *, with_body: bool) -> None:
         fault = self._fault(key)
@@ -173,9 +201,10 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.store.objects.get(key)
         if body is None:
             return self._error(404)
-        if (tag := self.headers.get("If-Match")) and tag != _tag(body):
+        etag = self.store.tags.get(key, _tag(body))
+        if (tag := self.headers.get("If-Match")) and tag != etag:
             return self._error(412)
-        headers, status, whole = {"ETag": _tag(body), "Accept-Ranges": "bytes"}, 200, body
+        headers, status, whole = {"ETag": etag, "Accept-Ranges": "bytes"}, 200, body
         if (wanted := self.headers.get("Range")) and wrong_range != "no range":
             low, _, high = wanted.removeprefix("bytes=").partition("-")
             if int(low) >= len(whole):

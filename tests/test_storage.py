@@ -365,6 +365,39 @@ def test_a_multipart_upload_arrives_whole(tmp_path, moto_endpoint):
 
 
 @pytest.fixture
+def parts(store, monkeypatch, tmp_path):
+    """A file of three parts that is being uploaded to s3://lab/big."""
+    monkeypatch.setattr(s3, "PART_BYTES", 1000)
+    (tmp_path / "big").write_bytes(os.urandom(2500))
+    return tmp_path / "big"
+
+
+def test_an_upload_whose_last_answer_was_lost_is_there(store, parts):
+    store.fail("join big", "lost answer")
+    storage.upload(parts, "s3://lab/big")
+    assert store.objects["big"] == parts.read_bytes()
+
+
+def test_an_upload_that_the_store_forgot_is_not_taken_for_what_was_there_before(store, parts):
+    store.objects["big"] = b"before"
+    store.fail("join big", 404)
+    with pytest.raises(StorageError, match="s3://lab/big: the store forgot this upload before its end; upload it"):
+        storage.upload(parts, "s3://lab/big")
+
+
+def test_an_upload_that_fails_says_why_even_if_its_parts_cannot_be_removed(store, parts):
+    store.fail("join big", *[503] * retries.ATTEMPTS)
+    store.uploads = Forgetful()
+    with pytest.raises(StorageError, match="could not write it in 6 attempts, the last one said: 503 SlowDown"):
+        storage.upload(parts, "s3://lab/big")
+
+
+class Forgetful(dict):
+    def pop(self, key, default=None):
+        return default
+
+
+@pytest.fixture
 def moto_endpoint(monkeypatch):
     import logging
 

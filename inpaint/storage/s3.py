@@ -105,11 +105,10 @@ def upload(source: Path, url: str, progress: Progress) -> None:
         return
     upload_id = _call(url, "write", lambda client, place: client.create_multipart_upload(**place))["UploadId"]
     try:
-        parts = _upload_parts(source, size, url, upload_id, progress)
-        _call(url, "write", lambda client, place: client.complete_multipart_upload(
-            **place, UploadId=upload_id, MultipartUpload={"Parts": parts}))  # fmt: skip
+        _complete(url, upload_id, _upload_parts(source, size, url, upload_id, progress))
     except BaseException:
-        _call(url, "write", lambda client, place: client.abort_multipart_upload(**place, UploadId=upload_id))
+        with suppress(StorageError):  # what went wrong before says more
+            _call(url, "write", lambda client, place: client.abort_multipart_upload(**place, UploadId=upload_id))
         raise
 
 
@@ -304,6 +303,25 @@ def _upload_parts(source: Path, size: int, url: str, upload_id: str, progress: P
 
     with ThreadPoolExecutor(4, thread_name_prefix="s3-upload") as pool:
         return list(pool.map(send, range(1, -(-size // part_bytes) + 1)))
+
+
+def _complete(url: str, upload_id: str, parts: list[dict[str, Any]]) -> None:
+    """Join the parts; an upload that is unknown by then may have been joined by an attempt whose answer was lost."""
+    try:
+        _call(url, "write", lambda client, place: client.complete_multipart_upload(
+            **place, UploadId=upload_id, MultipartUpload={"Parts": parts}))  # fmt: skip
+    except MissingObject as error:
+        if not _is_joined(url, parts):
+            raise StorageError(f"{url}: the store forgot this upload before its end; upload it again") from error
+
+
+def _is_joined(url: str, parts: list[dict[str, Any]]) -> bool:
+    """Whether the object is made of these parts, by the tag that S3 gives to such an object."""
+    try:
+        digests = b"".join(bytes.fromhex(part["ETag"].strip('"')) for part in parts)
+        return stat(url).etag == f'"{hashlib.md5(digests, usedforsecurity=False).hexdigest()}-{len(parts)}"'
+    except (MissingObject, ValueError):
+        return False
 
 
 def _pages(url: str, bucket: str, prefix: str, *, delimiter: str) -> Iterator[dict[str, Any]]:
