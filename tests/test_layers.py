@@ -35,7 +35,7 @@ DOORS = {  # outside service → the places that may import it; a benchmark also
 }
 LIGHT_BUT_SLOW = {"boto3", "kubernetes"}  # come with the light half, but `inpaint --help` need not wait for them
 HEAVY = {"torch", "torchvision", "ray", "numpy", "scipy", "skimage", "PIL", "pyarrow", "wandb", "moto", "optuna"}
-HEAVY |= {"numba", "simplejpeg", "lpips", "torchmetrics", "matplotlib", "safetensors", "webdataset"}
+HEAVY |= {"isal", "numba", "simplejpeg", "lpips", "torchmetrics", "matplotlib", "safetensors", "webdataset"}
 
 
 def modules(*folders):

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import mmap
 import os
-import zlib
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+
+from isal import isal_zlib
 
 from inpaint import storage
 from inpaint.checkpoints.layout import CheckpointInfo
@@ -81,4 +82,4 @@ def _crc32(path: Path, start: int) -> int:
         length = min(PIECE_BYTES, os.fstat(file.fileno()).st_size - start)
         flags = mmap.MAP_SHARED | getattr(mmap, "MAP_POPULATE", 0)  # all its pages at once, on Linux
         with mmap.mmap(file.fileno(), length, flags, mmap.PROT_READ, offset=start) as piece:
-            return zlib.crc32(piece)
+            return isal_zlib.crc32(piece)

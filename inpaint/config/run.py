@@ -114,6 +114,7 @@ class EvaluationConfig(Strict):
     """Scoring during training on fixed held-out pairs.
 
     Attributes:
+        images: of the held-out set, at most.
         lpips: network → where its weights are: `torchvision`, a path, an `s3://` URL, `random`, or `present`, which
             takes the file an earlier download left on the machine and leaves the score out where there is none.
     """

@@ -15,12 +15,12 @@ import logging
 import mmap
 import os
 import weakref
-import zlib
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
+from isal import isal_zlib
 
 log = logging.getLogger(__name__)
 
@@ -93,12 +93,12 @@ class PlanesCache:
         """Keep a sample's planes, if it has a place."""
         if sample < self.slots and not self._flags[sample]:
             self._planes[sample] = planes
-            self._sums[sample] = np.frombuffer(zlib.crc32(planes).to_bytes(4, "little"), np.uint8)
+            self._sums[sample] = np.frombuffer(isal_zlib.crc32(planes).to_bytes(4, "little"), np.uint8)
             self._verified[sample] = True
             self._flags[sample] = 1  # last: other processes trust it
 
     def _verify(self, sample: int) -> bool:
-        right = zlib.crc32(self._planes[sample]) == int.from_bytes(self._sums[sample].tobytes(), "little")
+        right = isal_zlib.crc32(self._planes[sample]) == int.from_bytes(self._sums[sample].tobytes(), "little")
         self._verified[sample] = right
         if not right:
             self._flags[sample] = 0

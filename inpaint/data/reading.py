@@ -6,10 +6,10 @@ import logging
 import os
 import resource
 import time
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import numpy as np
+from isal import isal_zlib
 
 from inpaint import storage
 from inpaint.data.cache import Busy, ShardCache
@@ -145,7 +145,7 @@ class Reader:
         return handle
 
     def _is_right(self, sample: int, data: memoryview | bytes) -> bool:
-        return len(data) == self.index.length[sample] and zlib.crc32(data) == self.index.crc32[sample]
+        return len(data) == self.index.length[sample] and isal_zlib.crc32(data) == self.index.crc32[sample]
 
     def _mend(self, sample: int, scratch: Scratch) -> memoryview | bytes:
         """Read a damaged sample again, from a shard that was fetched again when it came from the cache."""

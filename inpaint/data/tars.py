@@ -6,11 +6,11 @@ import os
 import re
 import tarfile
 import tempfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from isal import isal_zlib
 
 from inpaint import storage
 from inpaint.errors import DataError
@@ -70,7 +70,7 @@ def index_tar(path: str | os.PathLike[str], *, place: str | None = None) -> Shar
     with open(path, "rb") as file:
         for i, image in enumerate(images):
             file.seek(image.offset)
-            sums[i] = zlib.crc32(file.read(image.length))
+            sums[i] = isal_zlib.crc32(file.read(image.length))
     return ShardRecord(
         name=storage.name_of(place),
         bytes=size,
