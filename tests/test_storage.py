@@ -343,6 +343,19 @@ def test_expired_credentials_are_looked_up_again(store, monkeypatch):
     assert storage.read_bytes("s3://lab/object") == b"1"
 
 
+def test_expired_credentials_are_looked_up_again_when_only_a_size_was_asked_for(store, monkeypatch):
+    """The answer to a HEAD has no body that could say what is wrong."""
+    monkeypatch.setattr(s3, "_clients", {})
+    store.objects["object"] = b"123"
+    assert storage.stat("s3://lab/object").size == 3
+    store.refused_keys.add("testing")
+    with pytest.raises(StorageError, match=r"refuses to read it \(400 Bad Request\).*whose credentials"):
+        storage.stat("s3://lab/object")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "renewed")
+
+    assert storage.stat("s3://lab/object").size == 3
+
+
 def test_credentials_that_stay_expired_are_named(store, monkeypatch):
     monkeypatch.setattr(retries, "ATTEMPTS", 2)
     monkeypatch.setattr(s3, "_clients", {})

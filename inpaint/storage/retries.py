@@ -15,6 +15,7 @@ ATTEMPTS = 6
 BACKOFF_SECONDS = 0.2  # before the second attempt; doubles each time, with jitter
 LONGEST_BACKOFF_SECONDS = 10.0
 
+UNEXPLAINED_CODES = {"400", "403"}  # the answer to a HEAD has no body: these may say that credentials have expired
 PASSING_STATUS = {408, 429, 500, 502, 503, 504}
 PASSING_CODES = {
     "SlowDown", "RequestTimeout", "InternalError", "Throttling", "ThrottlingException", "ServiceUnavailable",
@@ -30,6 +31,7 @@ class Retries:
 
     def __init__(self, url: str, action: str, *, on_retry: Callable[[], None]):
         self.url, self.action, self.failures, self._on_retry = url, action, 0, on_retry
+        self._renewed = False
 
     def progressed(self) -> None:
         """Forget earlier failures: bytes are arriving."""
@@ -43,15 +45,16 @@ class Retries:
         """
         if isinstance(error, StorageError):
             raise error
-        if not _passes(error):
+        expired = code_of(error) in EXPIRED_CODES or (code_of(error) in UNEXPLAINED_CODES and not self._renewed)
+        if not expired and not _passes(error):
             raise _explained(error, self.url, self.action) from error
-        self.failures += 1
+        self.failures, self._renewed = self.failures + 1, self._renewed or expired
         if self.failures >= ATTEMPTS:
             raise _given_up(error, self.url, self.action) from error
         self._on_retry()
         longest = min(LONGEST_BACKOFF_SECONDS, BACKOFF_SECONDS * 2 ** (self.failures - 1))
         time.sleep(longest * random.uniform(0.5, 1))
-        return code_of(error) in EXPIRED_CODES
+        return expired
 
 
 def status_of(error: Exception) -> int:
@@ -62,6 +65,12 @@ def status_of(error: Exception) -> int:
 def code_of(error: Exception) -> str:
     """S3's own word for an error, empty when there was no answer."""
     return _answer(error).get("Error", {}).get("Code", "")
+
+
+def _named(error: Exception) -> str:
+    """The status of an answer and its name; one without a body repeats the number as its code."""
+    status, code = status_of(error), code_of(error)
+    return f"{status} {HTTPStatus(status).phrase if code == str(status) else code}"
 
 
 def _answer(error: Exception) -> dict[str, Any]:
@@ -78,7 +87,7 @@ def _passes(error: Exception) -> bool:
 
     if isinstance(error, boto.ClientError):
         code = code_of(error)
-        return status_of(error) in PASSING_STATUS or code in PASSING_CODES or code in EXPIRED_CODES
+        return status_of(error) in PASSING_STATUS or code in PASSING_CODES
     network = (
         boto.HTTPClientError, boto.ConnectionError, boto.IncompleteReadError, boto.ResponseStreamingError,
         ResponseParserError, boto.CredentialRetrievalError, HTTPError, HTTPException, OSError,
@@ -94,9 +103,9 @@ def _explained(error: Exception, url: str, action: str) -> StorageError:
         return MissingObject(f"{url}: there is no such bucket; make it or correct the name")
     if status == 404:
         return MissingObject(f"{url}: there is no such object; check the URL")
-    if status in (401, 403):
+    if status in (401, 403) or code in UNEXPLAINED_CODES:
         return StorageError(
-            f"{url}: S3 refuses to {action} it ({status} {code}); check the policy of the bucket and "
+            f"{url}: S3 refuses to {action} it ({_named(error)}); check the policy of the bucket and "
             "whose credentials this process finds (AWS_PROFILE, the service account, the environment)"
         )
     if isinstance(error, boto.NoCredentialsError | boto.PartialCredentialsError):
@@ -107,9 +116,8 @@ def _explained(error: Exception, url: str, action: str) -> StorageError:
 
 def _given_up(error: Exception, url: str, action: str) -> StorageError:
     said = " ".join(str(error).split())[:200] or type(error).__name__
-    if status := status_of(error):  # an answer without a body repeats the number as its code
-        code = code_of(error)
-        said = f"{status} {HTTPStatus(status).phrase if code == str(status) else code}"
+    if status_of(error):
+        said = _named(error)
     if code_of(error) in EXPIRED_CODES:
         return StorageError(f"{url}: the AWS credentials have expired ({code_of(error)}); renew them and start again")
     return StorageError(
