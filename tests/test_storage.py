@@ -173,7 +173,7 @@ def test_an_s3_url_without_a_bucket_never_becomes_a_folder(tmp_path, monkeypatch
 
 @pytest.mark.parametrize(
     "faults",
-    [[500, 503], [503] * 5, ["no answer"] * 5, [cut_after(700_000), cut_after(100), 500], [silent]],
+    [[500, 503], [503] * 5, [520, 529], ["no answer"] * 5, [cut_after(700_000), cut_after(100), 500], [silent]],
 )
 def test_a_read_survives_what_passes(store, faults, monkeypatch):
     if silent in faults:  # the client learns how long to wait when it is made

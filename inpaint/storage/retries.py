@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable
-from http import HTTPStatus
+from http.client import responses
 from typing import Any
 
 from inpaint.errors import StorageError
@@ -16,7 +16,7 @@ BACKOFF_SECONDS = 0.2  # before the second attempt; doubles each time, with jitt
 LONGEST_BACKOFF_SECONDS = 10.0
 
 UNEXPLAINED_CODES = {"400", "403"}  # the answer to a HEAD has no body: these may say that credentials have expired
-PASSING_STATUS = {408, 429, 500, 502, 503, 504}
+PASSING_STATUS = {408, 429, *range(500, 600)} - {501, 505}  # proxies have numbers of their own, such as 520 to 530
 PASSING_CODES = {
     "SlowDown", "RequestTimeout", "InternalError", "Throttling", "ThrottlingException", "ServiceUnavailable",
     "OperationAborted", "ConditionalRequestConflict", "RequestTimeTooSkewed", "BadDigest",
@@ -70,7 +70,7 @@ def code_of(error: Exception) -> str:
 def _named(error: Exception) -> str:
     """The status of an answer and its name; one without a body repeats the number as its code."""
     status, code = status_of(error), code_of(error)
-    return f"{status} {HTTPStatus(status).phrase if code == str(status) else code}"
+    return f"{status} {responses.get(status, '') if code == str(status) else code}".rstrip()
 
 
 def _answer(error: Exception) -> dict[str, Any]:
