@@ -6,6 +6,7 @@ import threading
 import time
 
 import pytest
+from botocore.exceptions import ClientError
 
 from inpaint import storage
 from inpaint.errors import StorageError
@@ -280,6 +281,17 @@ def test_waits_between_attempts_grow_and_are_jittered(monkeypatch):
     ceilings = [0.2, 0.4, 0.8, 1.6, 3.2]
     assert all(ceiling / 2 <= wait <= ceiling for wait, ceiling in zip(waits, ceilings, strict=True))
     assert len({wait / ceiling for wait, ceiling in zip(waits, ceilings, strict=True)}) == 5
+
+
+@pytest.mark.parametrize(("asked", "waited"), [("7", 7), ("3600", 10), ("Thu, 01 Jan 2026 00:00:00 GMT", 0.2)])
+def test_a_busy_store_is_left_alone_for_as_long_as_it_asks(monkeypatch, asked, waited):
+    waits = []
+    monkeypatch.setattr(retries.time, "sleep", waits.append)
+    answer = {"HTTPStatusCode": 503, "HTTPHeaders": {"retry-after": asked}}
+    busy = ClientError({"Error": {"Code": "SlowDown"}, "ResponseMetadata": answer}, "GetObject")
+    retries.Retries("s3://lab/object", "read", on_retry=lambda: None).failed(busy)
+
+    assert waited / 2 <= waits[0] <= waited
 
 
 def test_an_unreachable_service_is_named_with_the_setting(monkeypatch):

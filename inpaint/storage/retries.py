@@ -53,7 +53,7 @@ class Retries:
             raise _given_up(error, self.url, self.action) from error
         self._on_retry()
         longest = min(LONGEST_BACKOFF_SECONDS, BACKOFF_SECONDS * 2 ** (self.failures - 1))
-        time.sleep(longest * random.uniform(0.5, 1))
+        time.sleep(max(longest * random.uniform(0.5, 1), min(LONGEST_BACKOFF_SECONDS, _asked_wait(error))))
         return expired
 
 
@@ -65,6 +65,12 @@ def status_of(error: Exception) -> int:
 def code_of(error: Exception) -> str:
     """S3's own word for an error, empty when there was no answer."""
     return _answer(error).get("Error", {}).get("Code", "")
+
+
+def _asked_wait(error: Exception) -> float:
+    """Seconds after which a busy store wants to be asked again, 0 when it says none."""
+    said = _answer(error).get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("retry-after", "")
+    return float(said) if said.isdecimal() else 0.0
 
 
 def _named(error: Exception) -> str:
