@@ -23,7 +23,8 @@ class FaultyS3:
     `connections` counts over how many connections.
 
     A fault is a status code, `no answer` (the connection ends), `no range` (the whole object instead), `shifted range`
-    (another Content-Range than asked for), or a function `(handler, body) -> None` that answers a GET in its own way.
+    (another Content-Range than asked for), `no length` (the answer does not say it), `no token` (a listing does not say
+    how it goes on), or a function `(handler, body) -> None` that answers a GET in its own way.
     """
 
     def __init__(self) -> None:
@@ -196,11 +197,17 @@ class _Handler(BaseHTTPRequestHandler):
     def _send(self, key: str, *, with_body: bool) -> None:
         fault = self._fault(key)
         wrong_range = fault if fault in ("no range", "shifted range") else None
-        if isinstance(fault, int | str) and not wrong_range:
+        if isinstance(fault, int | str) and fault not in ("no range", "shifted range", "no length"):
             return self._error(fault)
         body = self.store.objects.get(key)
         if body is None:
             return self._error(404)
+        if fault == "no length":
+            self.send_response(200)
+            self.end_headers()
+            self.close_connection = True
+            self.wfile.write(body if with_body else b"")
+            return None
         etag = self.store.tags.get(key, _tag(body))
         if (tag := self.headers.get("If-Match")) and tag != etag:
             return self._error(412)
@@ -222,7 +229,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _list(self, query: dict[str, list[str]]) -> None:
         prefix, delimiter = query.get("prefix", [""])[0], query.get("delimiter", [""])[0]
-        if isinstance(fault := self._fault(f"list {prefix}"), int | str):
+        if (fault := self._fault(f"list {prefix}")) and fault != "no token":
             return self._error(fault)
         after = query.get("continuation-token", [""])[0]
         keys, folders = [], set()
@@ -239,6 +246,8 @@ class _Handler(BaseHTTPRequestHandler):
             for k in page
         ) + "".join(f"<CommonPrefixes><Prefix>{escape(f)}</Prefix></CommonPrefixes>" for f in sorted(folders))
         token = f"<NextContinuationToken>{escape(page[-1])}</NextContinuationToken>" if more else ""
+        if fault == "no token":
+            token = ""
         text = f"<ListBucketResult><IsTruncated>{str(more).lower()}</IsTruncated>{token}{entries}</ListBucketResult>"
         return self._answer(200, text.encode(), {"Content-Type": "application/xml"})
 

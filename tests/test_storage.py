@@ -257,6 +257,21 @@ def test_an_object_that_is_replaced_during_a_read_is_never_mixed(store):
         storage.read_bytes("s3://lab/object")
 
 
+@pytest.mark.parametrize("action", [storage.stat, storage.read_bytes, lambda url: storage.read_range(url, 0, 3)])
+def test_an_answer_that_does_not_say_how_long_it_is_is_refused_in_plain_words(store, action):
+    store.objects["object"] = b"123"
+    store.always["object"] = "no length"
+    with pytest.raises(StorageError, match="s3://lab/object: cannot read it: the server's answer has no ContentLength"):
+        action("s3://lab/object")
+
+
+def test_a_listing_that_cannot_go_on_is_not_taken_for_the_whole(store):
+    store.objects |= {f"root/{number}": b"" for number in range(5)}
+    store.fail("list root/", "no token")
+    with pytest.raises(StorageError, match="s3://lab/root: the listing breaks off"):
+        list(storage.list_objects("s3://lab/root"))
+
+
 @pytest.mark.parametrize(
     ("status", "said", "asked"),
     [(403, "403", 1), (404, "no such object", 1), (500, "6 attempts", 6), (503, "SlowDown", 6)],

@@ -11,6 +11,7 @@ from typing import Any
 from inpaint.errors import StorageError
 from inpaint.storage.objects import MissingObject
 
+WHO_ANSWERS = "see which service or proxy answers at AWS_ENDPOINT_URL"
 ATTEMPTS = 6
 BACKOFF_SECONDS = 0.2  # before the second attempt; doubles each time, with jitter
 LONGEST_BACKOFF_SECONDS = 10.0
@@ -116,6 +117,8 @@ def _explained(error: Exception, url: str, action: str) -> StorageError:
         )
     if isinstance(error, boto.NoCredentialsError | boto.PartialCredentialsError):
         return StorageError(f"{url}: no AWS credentials found; set AWS_PROFILE or AWS_ACCESS_KEY_ID and its secret")
+    if isinstance(error, KeyError):
+        return StorageError(f"{url}: cannot {action} it: the server's answer has no {error.args[0]}; {WHO_ANSWERS}")
     said = " ".join(str(error).split())
     return StorageError(f"{url}: cannot {action} it: {said[:200]}; check the URL and AWS_ENDPOINT_URL")
 

@@ -22,7 +22,7 @@ from typing import Any
 
 from inpaint.errors import StorageError
 from inpaint.storage.objects import AlreadyExists, ChangedMeanwhile, MissingObject, ObjectInfo, Progress
-from inpaint.storage.retries import Retries, status_of
+from inpaint.storage.retries import WHO_ANSWERS, Retries, status_of
 
 CONNECT_SECONDS = 5
 SILENCE_SECONDS = 20  # without a byte before a connection is given up
@@ -44,8 +44,7 @@ def traffic() -> dict[str, int]:
 
 
 def stat(url: str) -> ObjectInfo:
-    head = _call(url, "read", lambda client, place: client.head_object(**place))
-    return ObjectInfo(url, head["ContentLength"], _seconds(head["LastModified"]), head.get("ETag", ""))
+    return _call(url, "read", lambda client, place: _info(url, client.head_object(**place)))
 
 
 def list_objects(url: str) -> Iterator[ObjectInfo]:
@@ -103,7 +102,7 @@ def upload(source: Path, url: str, progress: Progress) -> None:
         _put(url, source.read_bytes(), {})
         progress(size)
         return
-    upload_id = _call(url, "write", lambda client, place: client.create_multipart_upload(**place))["UploadId"]
+    upload_id = _call(url, "write", lambda client, place: client.create_multipart_upload(**place)["UploadId"])
     try:
         _complete(url, upload_id, _upload_parts(source, size, url, upload_id, progress))
     except BaseException:
@@ -127,6 +126,10 @@ class _Sink:
 
     view: memoryview | None
     done: int = 0
+
+
+def _info(url: str, head: dict[str, Any]) -> ObjectInfo:
+    return ObjectInfo(url, head["ContentLength"], _seconds(head["LastModified"]), head.get("ETag", ""))
 
 
 def _receive(url: str, start: int, view: memoryview | None, etag: str | None) -> _Sink:
@@ -296,10 +299,10 @@ def _upload_parts(source: Path, size: int, url: str, upload_id: str, progress: P
             file.seek((number - 1) * part_bytes)
             data = file.read(part_bytes)
         digest = base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode()
-        answer = _call(url, "write", lambda client, place: client.upload_part(
-            **place, UploadId=upload_id, PartNumber=number, Body=data, ContentMD5=digest))  # fmt: skip
+        etag = _call(url, "write", lambda client, place: client.upload_part(
+            **place, UploadId=upload_id, PartNumber=number, Body=data, ContentMD5=digest)["ETag"])  # fmt: skip
         progress(len(data))
-        return {"PartNumber": number, "ETag": answer["ETag"]}
+        return {"PartNumber": number, "ETag": etag}
 
     with ThreadPoolExecutor(4, thread_name_prefix="s3-upload") as pool:
         return list(pool.map(send, range(1, -(-size // part_bytes) + 1)))
@@ -325,14 +328,16 @@ def _is_joined(url: str, parts: list[dict[str, Any]]) -> bool:
 
 
 def _pages(url: str, bucket: str, prefix: str, *, delimiter: str) -> Iterator[dict[str, Any]]:
-    token: dict[str, str] = {}
+    options, token = {"Bucket": bucket, "Prefix": prefix, "Delimiter": delimiter}, ""
     while True:
-        options = {"Bucket": bucket, "Prefix": prefix, "Delimiter": delimiter, **token}
-        page = _call(url, "list", lambda client, _, options=options: client.list_objects_v2(**options))
+        page = _call(url, "list", lambda client, _: client.list_objects_v2(**options))
         yield page
         if not page.get("IsTruncated"):
             return
-        token = {"ContinuationToken": page["NextContinuationToken"]}
+        before, token = token, page.get("NextContinuationToken", "")
+        if token in ("", before):
+            raise StorageError(f"{url}: the listing breaks off without saying how it goes on; {WHO_ANSWERS}")
+        options["ContinuationToken"] = token
 
 
 def _call(url: str, action: str, operation: Callable[[Any, dict[str, str]], Any]) -> Any:
