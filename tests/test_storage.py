@@ -344,6 +344,33 @@ def test_a_download_whose_bytes_were_altered_on_the_way_is_fetched_again(store, 
     assert (tmp_path / "file").read_bytes() == data
 
 
+def test_an_object_that_is_replaced_during_a_download_is_fetched_anew(store, tmp_path, monkeypatch):
+    """As by a copy of the same set that is sent up again in the middle of an epoch."""
+    monkeypatch.setattr(storage, "WINDOW_BYTES", 1000)
+    old, new = os.urandom(5000), os.urandom(4000)
+    store.objects["object"] = old
+
+    def replaced(done):
+        store.objects["object"] = new
+
+    storage.download("s3://lab/object", tmp_path / "file", progress=replaced)
+
+    assert (tmp_path / "file").read_bytes() == new
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_an_object_that_is_replaced_again_and_again_is_an_error(store, tmp_path, monkeypatch):
+    monkeypatch.setattr(storage, "WINDOW_BYTES", 1000)
+    store.objects["object"] = os.urandom(5000)
+
+    def replaced(done):
+        store.objects["object"] = os.urandom(5000)
+
+    with pytest.raises(storage.ChangedMeanwhile, match="s3://lab/object: was replaced while it was being read"):
+        storage.download("s3://lab/object", tmp_path / "file", progress=replaced)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_write_whose_answer_was_lost_is_not_taken_for_somebody_elses(store):
     store.fail("lease", "lost answer")
     storage.write_bytes("s3://lab/lease", b"mine", if_absent=True)

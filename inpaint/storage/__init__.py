@@ -50,7 +50,7 @@ __all__ = [
 _thread = threading.local()
 WINDOW_BYTES = 32 << 20  # a download is extended by this much at a time, in parallel ranges
 ABANDONED_SECONDS = 86_400
-DOWNLOAD_ATTEMPTS = 2  # whole downloads, when the bytes that arrived have the wrong checksum
+DOWNLOAD_ATTEMPTS = 2  # whole downloads, when the object is replaced meanwhile or its bytes have the wrong checksum
 
 
 def exists(url: str) -> bool:
@@ -150,19 +150,26 @@ def download(
     What an interrupted download left in `.<name>.<tag>.part` is continued as long as the object is unchanged.
 
     Args:
-        sha256: digest the bytes must have; with a wrong one the object is fetched once more.
+        sha256: digest the bytes must have; with a wrong one the object is fetched once more, as it is when it is
+            replaced meanwhile.
         progress: gets the bytes done since last time.
         threads: ranges fetched at the same time.
 
     Raises:
-        StorageError: not there, unreachable, or twice another checksum.
+        StorageError: not there, unreachable, twice replaced meanwhile, or twice another checksum.
         OutOfSpace: the local disk is full.
     """
     path = Path(path)
-    for _ in range(DOWNLOAD_ATTEMPTS):
+    for attempt in range(DOWNLOAD_ATTEMPTS):
         info = stat(url)
         with _part_of(info, path) as (part, file):
-            passed = _continue(info, file, progress or _ignore, threads, hashlib.sha256() if sha256 else None)
+            try:
+                passed = _continue(info, file, progress or _ignore, threads, hashlib.sha256() if sha256 else None)
+            except ChangedMeanwhile:
+                part.unlink()
+                if attempt + 1 < DOWNLOAD_ATTEMPTS:
+                    continue
+                raise
             found = sha256_file(part) if sha256 and passed is None else passed
             if found == sha256:
                 os.replace(part, path)
