@@ -316,6 +316,32 @@ def test_an_unreachable_service_is_named_with_the_setting(monkeypatch):
         storage.read_bytes("s3://lab/object")
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [("AWS_ENDPOINT_URL", "storage:9000", "Invalid endpoint: storage:9000"), ("AWS_PROFILE", "nobody", "nobody")],
+)
+def test_settings_of_which_no_client_can_be_made_are_named(monkeypatch, name, value, said):
+    monkeypatch.setenv(name, value)
+    with pytest.raises(StorageError, match=f"no S3 client can be made: .*{said}.*AWS_PROFILE"):
+        storage.read_bytes("s3://lab/object")
+
+
+def test_a_service_without_tls_is_named_with_the_setting_of_the_certificates(store, monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", store.url.replace("http:", "https:"))
+    with pytest.raises(StorageError, match="AWS_CA_BUNDLE.*AWS_ENDPOINT_URL the right port"):
+        storage.read_bytes("s3://lab/object")
+
+
+@pytest.mark.parametrize("whole_bucket", [False, True])
+def test_a_server_that_sends_elsewhere_is_named_with_the_settings(store, whole_bucket):
+    """A proxy that wants https answers everything so, also the question where the bucket is."""
+    store.always["object"] = 301
+    if whole_bucket:
+        store.always[""] = 301
+    with pytest.raises(StorageError, match="s3://lab/object: the server sends to another place .*AWS_ENDPOINT_URL"):
+        storage.read_bytes("s3://lab/object")
+
+
 def test_a_download_goes_on_where_an_earlier_one_stopped(store, tmp_path, monkeypatch):
     monkeypatch.setattr(storage, "WINDOW_BYTES", 1_000_000)
     data = store.objects["big"] = os.urandom(3_500_000)

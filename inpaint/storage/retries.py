@@ -117,6 +117,11 @@ def _explained(error: Exception, url: str, action: str) -> StorageError:
         )
     if isinstance(error, boto.NoCredentialsError | boto.PartialCredentialsError):
         return StorageError(f"{url}: no AWS credentials found; set AWS_PROFILE or AWS_ACCESS_KEY_ID and its secret")
+    if status in range(300, 400) or isinstance(error, RecursionError):  # the AWS client follows them without end
+        return StorageError(
+            f"{url}: the server sends to another place ({_named(error) if status else 'again and again'}); "
+            "set AWS_ENDPOINT_URL (is it https?) and AWS_DEFAULT_REGION to where the bucket is"
+        )
     if isinstance(error, KeyError):
         return StorageError(f"{url}: cannot {action} it: the server's answer has no {error.args[0]}; {WHO_ANSWERS}")
     said = " ".join(str(error).split())
@@ -124,12 +129,14 @@ def _explained(error: Exception, url: str, action: str) -> StorageError:
 
 
 def _given_up(error: Exception, url: str, action: str) -> StorageError:
+    from botocore.exceptions import SSLError
+
     said = " ".join(str(error).split())[:200] or type(error).__name__
     if status_of(error):
         said = _named(error)
     if code_of(error) in EXPIRED_CODES:
         return StorageError(f"{url}: the AWS credentials have expired ({code_of(error)}); renew them and start again")
-    return StorageError(
-        f"{url}: could not {action} it in {ATTEMPTS} attempts, the last one said: {said}; "
-        "see whether AWS_ENDPOINT_URL is right and the service is up"
-    )
+    advice = "see whether AWS_ENDPOINT_URL is right and the service is up"
+    if isinstance(error, SSLError):
+        advice = "see whether AWS_CA_BUNDLE names the right certificates, and AWS_ENDPOINT_URL the right port"
+    return StorageError(f"{url}: could not {action} it in {ATTEMPTS} attempts, the last one said: {said}; {advice}")

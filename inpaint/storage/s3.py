@@ -371,6 +371,7 @@ def _client() -> Any:
         if client is None:
             import boto3
             from botocore.config import Config
+            from botocore.exceptions import BotoCoreError
 
             config = Config(
                 connect_timeout=CONNECT_SECONDS,
@@ -381,7 +382,11 @@ def _client() -> Any:
                 response_checksum_validation="when_required",
                 tcp_keepalive=True,
             )
-            client = _clients[place] = boto3.session.Session().client("s3", config=config)
+            try:
+                client = _clients[place] = boto3.session.Session().client("s3", config=config)
+            except (BotoCoreError, ValueError) as error:
+                said = f"no S3 client can be made: {error}; correct AWS_ENDPOINT_URL (http://host:port) or AWS_PROFILE"
+                raise StorageError(said) from error
         return client
 
 
