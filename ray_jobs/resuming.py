@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import logging
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 
 from inpaint import checkpoints, storage
 from inpaint.checkpoints import CheckpointInfo
-from inpaint.checkpoints.checking import Checks
 from inpaint.config import RunConfig
 from inpaint.errors import CheckpointError, ConfigError
 from inpaint.methods import Method
@@ -20,6 +19,8 @@ from inpaint.training import Trainer
 from ray_jobs.session import Session
 
 log = logging.getLogger(__name__)
+
+Value = TypeVar("Value")
 
 
 @dataclass
@@ -61,69 +62,24 @@ def _recall_rollback(run: RunConfig, step: int, position: Position) -> Position:
     )
 
 
-@dataclass
-class Restored:
-    """A trainer put back, and the checksums of what it was put back from, which are still being computed."""
-
-    position: Position
-    checks: Checks
-
-
-def resume(
-    run: RunConfig, trainer: Trainer, session: Session, *, older_than: int | None = None
-) -> Restored | None:
+def resume(run: RunConfig, trainer: Trainer, session: Session) -> Position | None:
     """Put the trainer where the run's newest usable checkpoint was; None when there is none.
 
-    A checkpoint that cannot be read is passed over for the one before it, with a warning. Rank 0 chooses for all.
-    `settle` must be called before the first step.
-
-    Args:
-        older_than: only checkpoints of earlier steps.
+    A checkpoint that a rank cannot read is passed over, on all of them, for the one before it, with a warning.
 
     Raises:
         CheckpointError: there are checkpoints, and none can be used.
     """
-    found = list(reversed(checkpoints.list_checkpoints(run.url))) if session.rank == 0 else []
-    for info in found:
-        if older_than is not None and info.step >= older_than:
-            continue
-        try:
-            restored = _restore(info, trainer)
-        except CheckpointError as error:
-            log.warning("%s", error)
-            continue
-        restored.position = _recall_rollback(run, info.step, restored.position)
-        log.info("going on from %s", info.url)
-        _share((info.url, restored.position), session)
-        return restored
-    if session.rank == 0:
-        _share(None, session)
-        if found:
-            raise CheckpointError(f"{run.url}: no checkpoint can be read; delete {run.url}/checkpoints to start anew")
-        return None
-    chosen = _share(None, session)
-    if chosen is None:
-        return None
-    url, position = chosen
-    restored = _restore(checkpoints.layout.find(url), trainer)
-    return replace(restored, position=position)
-
-
-def settle(run: RunConfig, trainer: Trainer, session: Session, restored: Restored) -> Restored | None:
-    """Wait for the checksums on all ranks; None when they are right, else what was restored from an older checkpoint.
-
-    Raises:
-        CheckpointError: there is no older one.
-    """
-    damaged = torch.zeros((), dtype=torch.int64, device=session.device)
-    try:
-        restored.checks.wait()
-    except CheckpointError as error:
-        log.warning("%s", error)
-        damaged += 1
-    if session.world_size > 1:
-        dist.all_reduce(damaged, dist.ReduceOp.MAX)
-    return resume(run, trainer, session, older_than=trainer.step) if damaged.item() else None
+    listed = checkpoints.list_checkpoints(run.url) if session.rank == 0 else []
+    found = _of_rank_0(listed, session)
+    for info in reversed(found):
+        position = _restored(info, trainer)
+        if _everywhere(position is not None, session):
+            log.info("going on from %s", info.url)
+            return _of_rank_0(_recall_rollback(run, info.step, position), session)
+    if found:
+        raise CheckpointError(f"{run.url}: no checkpoint can be read; delete {run.url}/checkpoints to start anew")
+    return None
 
 
 def warm_start(run: RunConfig, method: Method) -> dict[str, str]:
@@ -167,18 +123,32 @@ def _load_networks(place: str, method: Method, networks: tuple[str, ...]) -> dic
     return dict.fromkeys(networks, source)
 
 
-def _restore(info: CheckpointInfo, trainer: Trainer) -> Restored:
-    return Restored(*checkpoints.begin_restore(info, lambda state: _enter(trainer, state)))
+def _restored(info: CheckpointInfo, trainer: Trainer) -> Position | None:
+    """The trainer with a checkpoint's state; None, with a warning, when the checkpoint cannot be read."""
+
+    def enter(state: dict[str, Any]) -> Position:
+        position = Position(**state.pop("position"))
+        trainer.load_state_dict(state)
+        return position
+
+    try:
+        return checkpoints.restore(info, enter)
+    except CheckpointError as error:
+        log.warning("%s", error)
+        return None
 
 
-def _enter(trainer: Trainer, state: dict[str, Any]) -> Position:
-    position = Position(**state.pop("position"))
-    trainer.load_state_dict(state)
-    return position
+def _everywhere(held: bool, session: Session) -> bool:
+    """Whether something holds on every rank."""
+    if session.world_size == 1:
+        return held
+    ranks = torch.tensor(int(held), device=session.device)
+    dist.all_reduce(ranks)
+    return int(ranks) == session.world_size
 
 
-def _share(value: tuple[str, Position] | None, session: Session) -> tuple[str, Position] | None:
-    """Rank 0's value on every rank."""
+def _of_rank_0(value: Value, session: Session) -> Value:
+    """Rank 0's value, on every rank."""
     if session.world_size == 1:
         return value
     box = [value]

@@ -30,7 +30,7 @@ from inpaint.training.distributed import copy_from_first
 from inpaint.training.health import look
 from inpaint.training.rehearsal import Rehearsals
 from inpaint.training.samples import sample_grid
-from ray_jobs.resuming import Position, remember_rollback, resume, settle, warm_start
+from ray_jobs.resuming import Position, remember_rollback, resume, warm_start
 from ray_jobs.session import Session
 from ray_jobs.stopping import StopMark, Stops
 
@@ -95,9 +95,9 @@ class _Worker:
         )  # fmt: skip
         self.method = method
         self.evaluate = evaluator(run, session.device)
-        self.restored = resume(run, self.trainer, session)
-        sources = warm_start(run, method) if self.restored is None else {}
-        self.position = self.restored.position if self.restored else Position()
+        restored = resume(run, self.trainer, session)
+        sources = warm_start(run, method) if restored is None else {}
+        self.position = restored or Position()
         self.scores: dict[str, float] = {}
         if self.chief:
             record(run, provenance={**provenance, "from_step": self.trainer.step, "warm_start": sources})
@@ -121,8 +121,6 @@ class _Worker:
                 device=self.session.device,
             )
             try:
-                if not self._settled():
-                    continue
                 if self.position.data:
                     stream.check_state(self.position.data)
                 reason = self._walk(stream)
@@ -135,18 +133,6 @@ class _Worker:
             log.info("%s at step %d", reason, self.trainer.step)
             self.writer.close()
         return {"step": self.trainer.step, "reason": reason, **self.scores}
-
-    def _settled(self) -> bool:
-        """Whether what was restored has proved right; if not, an older checkpoint is in its place."""
-        if self.restored is None:
-            return True
-        self.restored = settle(self.run, self.trainer, self.session, self.restored)
-        if self.restored is None:
-            return True
-        self.position = self.restored.position
-        if self.chief:
-            self.history.cut(self.trainer.step)
-        return False
 
     def _walk(self, stream: Any) -> str:
         """Train until the end or a reason to stop; why it ended."""
@@ -239,10 +225,9 @@ class _Worker:
             raise error
         if self.chief:
             self.writer.close()
-        self.restored = resume(self.run, self.trainer, self.session)
-        if self.restored is None:
+        before = resume(self.run, self.trainer, self.session)
+        if before is None:
             raise error
-        before = self.restored.position
         self.position = Position(
             skipped=before.skipped + error.step - self.trainer.step,
             rollbacks=position.rollbacks + 1,

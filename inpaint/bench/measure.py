@@ -116,11 +116,20 @@ def cpu_seconds() -> float:
 
 def keep_freed_memory() -> None:
     """Have malloc keep large blocks instead of returning them: PIL's cost would else depend on what ran before it."""
+    _set_malloc(1 << 30, 2**31 - 1)
+
+
+def return_freed_memory() -> None:
+    """Have malloc return large blocks when they are freed, so that whoever asks next gets new pages, as at a start."""
+    _set_malloc(128 << 10, 128 << 10)
+
+
+def _set_malloc(mmap_threshold: int, trim_threshold: int) -> None:
     name = ctypes.util.find_library("c")
     if name:
         libc = ctypes.CDLL(name)
-        libc.mallopt(MMAP_THRESHOLD, 1 << 30)
-        libc.mallopt(TRIM_THRESHOLD, 2**31 - 1)
+        libc.mallopt(MMAP_THRESHOLD, mmap_threshold)
+        libc.mallopt(TRIM_THRESHOLD, trim_threshold)
 
 
 def today() -> str:

@@ -19,7 +19,6 @@ from inpaint.checkpoints.layout import CheckpointInfo, best, latest, list_checkp
 from inpaint.checkpoints.pulling import pull
 
 _NEED_TORCH = {
-    "begin_restore": "inpaint.checkpoints.loading",
     "CheckpointWriter": "inpaint.checkpoints.writing",
     "load_method": "inpaint.checkpoints.loading",
     "load_networks": "inpaint.checkpoints.loading",
@@ -30,7 +29,6 @@ _NEED_TORCH = {
 __all__ = [
     "CheckpointInfo",
     "CheckpointWriter",
-    "begin_restore",
     "best",
     "latest",
     "list_checkpoints",

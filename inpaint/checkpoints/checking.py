@@ -1,7 +1,7 @@
-"""Checksums of a checkpoint's files: what is written into the manifest, and a check that runs beside the loading.
+"""Checksums of a checkpoint's files: what is written into the manifest, and the check before they are used.
 
 A file has a SHA-256, by which a pulled copy is verified, and a CRC-32 of every piece, by which a resuming run finds
-damage at a fraction of the cost: pieces are checked in parallel and straight from the mapped file.
+damage at a small part of the cost: pieces are checked in parallel and straight from the mapped file.
 """
 
 from __future__ import annotations
@@ -9,8 +9,7 @@ from __future__ import annotations
 import mmap
 import os
 from collections.abc import Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -31,49 +30,31 @@ def describe(path: Path) -> dict[str, Any]:
     return {"bytes": size, "sha256": storage.sha256_file(path), "crc32": pieces}
 
 
-class Checks:
-    """Checks files against a manifest in threads of its own, while they are used.
+def check(info: CheckpointInfo, here: Mapping[str, Path]) -> None:
+    """Compare files with what the manifest says of them.
 
     Args:
-        info: what they ought to be.
-        here: which of them, and where they are.
-        afterwards: closed when the check is over, for instance the folder they are in.
+        info: the checkpoint.
+        here: which of its files, and where they are.
+
+    Raises:
+        CheckpointError: names the file that is missing or damaged.
     """
+    pieces: list[tuple[str, int, int]] = []
+    for name, path in here.items():
+        entry = info.files[name]
+        if not path.is_file() or path.stat().st_size != entry["bytes"] or "crc32" not in entry:
+            raise _refused(info, name)
+        pieces += [(name, number * PIECE_BYTES, expected) for number, expected in enumerate(entry["crc32"])]
+    with ThreadPoolExecutor(THREADS, thread_name_prefix="checksum") as threads:
+        sums = threads.map(lambda piece: _crc32(here[piece[0]], piece[1]), pieces)
+        for (name, _, expected), found in zip(pieces, sums, strict=True):
+            if found != expected:
+                raise _refused(info, name)
 
-    def __init__(
-        self, info: CheckpointInfo, here: Mapping[str, Path], *, afterwards: ExitStack | None = None
-    ) -> None:
-        self._info, self._afterwards = info, afterwards or ExitStack()
-        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="checksum")
-        self._found: list[tuple[str, int, Future[int]]] = []
-        for name, path in here.items():
-            entry = info.files[name]
-            if not path.is_file() or path.stat().st_size != entry["bytes"] or "crc32" not in entry:
-                self._threads.shutdown()
-                with self._afterwards:
-                    self._refuse(name)
-            for number, expected in enumerate(entry["crc32"]):
-                job = self._threads.submit(_crc32, path, number * PIECE_BYTES)
-                self._found.append((name, expected, job))
 
-    def wait(self) -> None:
-        """Return when every piece has proved right.
-
-        Raises:
-            CheckpointError: names the file that is damaged.
-        """
-        with self._afterwards:
-            try:
-                for name, expected, job in self._found:
-                    if job.result() != expected:
-                        self._refuse(name)
-            finally:
-                self._threads.shutdown(cancel_futures=True)
-
-    def _refuse(self, name: str) -> None:
-        raise CheckpointError(
-            f"{self._info.place(name)} is missing or not what its manifest says; take another checkpoint"
-        )
+def _refused(info: CheckpointInfo, name: str) -> CheckpointError:
+    return CheckpointError(f"{info.place(name)} is missing or not what its manifest says; take another checkpoint")
 
 
 def _crc32(path: Path, start: int) -> int:

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from inpaint import storage
-from inpaint.checkpoints.checking import Checks
+from inpaint.checkpoints.checking import check
 from inpaint.checkpoints.layout import CheckpointInfo, find
 from inpaint.checkpoints.pulling import wanted
 from inpaint.config import RunConfig
@@ -40,40 +40,25 @@ def load_state(place: str) -> dict[str, Any]:
 
 
 def restore(info: CheckpointInfo, use: Callable[[dict[str, Any]], Result]) -> Result:
-    """Give a checkpoint's state to `use` while its checksums are computed beside it.
+    """Give a checkpoint's state to `use`, after every checksum has proved right.
 
     Args:
         info: of a whole checkpoint.
-        use: takes the state over. What it did must be done again from another checkpoint if this function raises.
+        use: takes the state over: copies what it keeps.
 
     Returns:
-        What `use` returned, after every checksum has proved right.
+        What `use` returned.
 
     Raises:
-        CheckpointError: a file is missing, unreadable or not what the manifest says.
-    """
-    used, checks = begin_restore(info, use)
-    checks.wait()
-    return used
-
-
-def begin_restore(info: CheckpointInfo, use: Callable[[dict[str, Any]], Result]) -> tuple[Result, Checks]:
-    """`restore` whose checksums are still being computed when it returns.
-
-    Returns:
-        What `use` returned, and the checks; what was restored is not to be relied on before their `wait` has returned.
-
-    Raises:
-        CheckpointError: a file is missing or unreadable.
+        CheckpointError: a file is missing, unreadable or not what the manifest says; `use` was not called.
     """
     names = wanted(info, everything=True)
-    with contextlib.ExitStack() as stack:
-        here = stack.enter_context(_here(info, names))
+    with _here(info, names) as here:
+        check(info, here)
         networks = {
             _network_name(name): _read_network(here[name]) for name in names if name.startswith("networks/")
         }
-        used = use({"networks": networks, **_read_rest(here["trainer.pt"])})
-        return used, Checks(info, here, afterwards=stack.pop_all())
+        return use({"networks": networks, **_read_rest(here["trainer.pt"])})
 
 
 def load_networks(place: str) -> dict[str, dict[str, Tensor]]:
@@ -85,7 +70,7 @@ def load_networks(place: str) -> dict[str, dict[str, Tensor]]:
     info = find(place)
     names = wanted(info, everything=False)
     with _here(info, names) as here:
-        Checks(info, here).wait()
+        check(info, here)
         return {name: _read_network(here[f"networks/{name}.safetensors"]) for name in info.inference_networks}
 
 

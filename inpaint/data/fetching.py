@@ -2,22 +2,27 @@
 
 Shards stand in a line in the order of first need. A sample whose shard is near the head of the line waits for it; one
 whose shard is far down, or finds no room in the cache, is read alone by a ranged request, so that the first batch
-after a start or a resume does not wait for gigabytes.
+after a start or a resume does not wait for gigabytes. A store that is away for a while delays samples and no more.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import TypeVar
 
+from inpaint import storage
 from inpaint.data.cache import Busy
 from inpaint.data.reading import Reader
 
 log = logging.getLogger(__name__)
 
+Result = TypeVar("Result")
+PATIENCE_SECONDS = 120.0  # how long the store may be away; a worker that starts anew would lose about as much
 WAIT_BYTES = 256 << 20  # a shard with no more than this ahead of it in the line is worth waiting for
 
 
@@ -64,7 +69,7 @@ class Fetcher:
         self._singles: deque[tuple[_Need, int]] = deque()
         self._needs: list[_Need] = []
         self._change = threading.Condition()
-        self._closed = False
+        self._closed = self._away = False
         self._threads = [threading.Thread(target=self._work, name=f"fetch-{i}", daemon=True) for i in range(threads)]
         reader.on_lost = self.lost
         for thread in self._threads:
@@ -156,7 +161,7 @@ class Fetcher:
     def _fetch_single(self, need: _Need, sample: int) -> None:
         error = None
         try:
-            data = self._reader.read_alone(sample)
+            data = self._patiently(lambda: self._reader.read_alone(sample))
         except Exception as failure:
             error = failure
         with self._change:
@@ -171,9 +176,9 @@ class Fetcher:
         info, error, here = self._index.shards[shard], None, False
         threads = max(1, len(self._threads) // (1 + len(self._line)))
         try:
-            here = self._cache.fetch(
+            here = self._patiently(lambda: self._cache.fetch(
                 self._index.shard_url(shard), info.sha256, info.bytes, threads=threads, spare=self._spare
-            )
+            ))  # fmt: skip
         except Busy:
             with self._change:
                 self._line.append(shard)
@@ -192,6 +197,22 @@ class Fetcher:
                 self._read_singly(shard)
             over = self._settle()
         self._tell(over)
+
+    def _patiently(self, read: Callable[[], Result]) -> Result:
+        """What `read` returns, which is tried again while the store is away."""
+        until = time.monotonic() + PATIENCE_SECONDS
+        while True:
+            try:
+                result = read()
+            except storage.Unavailable as error:
+                if self._closed or time.monotonic() > until:
+                    raise
+                if not self._away:
+                    log.warning("%s; asking again for %.0f s", error, PATIENCE_SECONDS)
+                self._away = True
+            else:
+                self._away = False
+                return result
 
     def _read_singly(self, shard: int) -> None:
         """There is no room for a shard: those who wait for it get their samples alone."""

@@ -9,7 +9,8 @@ AWS_ENDPOINT_URL.
     ├── MissingObject     there is no such object
     ├── AlreadyExists     `write_bytes(..., if_absent=True)` found one
     ├── ChangedMeanwhile  `write_if_match` found another version than the one it was given
-    └── OutOfSpace        the local disk is full
+    ├── OutOfSpace        the local disk is full
+    └── Unavailable       the store could not be reached, or was too busy, in all attempts
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from inpaint.storage.objects import (
     ObjectInfo,
     OutOfSpace,
     Progress,
+    Unavailable,
     is_remote,
     join,
     name_of,
@@ -42,7 +44,7 @@ from inpaint.storage.objects import (
 
 __all__ = [
     "AlreadyExists", "ChangedMeanwhile", "MissingObject", "ObjectInfo", "OutOfSpace", "Progress",
-    "check_writable", "delete", "delete_tree", "download", "exists", "is_remote", "join", "list_folders",
+    "Unavailable", "check_writable", "delete", "delete_tree", "download", "exists", "is_remote", "join", "list_folders",
     "list_objects", "local_path", "name_of", "read_bytes", "read_into", "read_range", "sha256_file", "stat", "traffic",
     "upload", "write_bytes", "write_if_match",
 ]  # fmt: skip

@@ -26,6 +26,10 @@ class OutOfSpace(StorageError):
     """The local disk is full."""
 
 
+class Unavailable(StorageError):
+    """The store could not be reached, or was too busy, in all attempts."""
+
+
 @dataclass(frozen=True)
 class ObjectInfo:
     """One stored object: its URL, size in bytes, modification time (seconds since 1970) and a tag of its version."""

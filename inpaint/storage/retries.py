@@ -9,7 +9,7 @@ from http.client import responses
 from typing import Any
 
 from inpaint.errors import StorageError
-from inpaint.storage.objects import MissingObject
+from inpaint.storage.objects import MissingObject, Unavailable
 
 WHO_ANSWERS = "see which service or proxy answers at AWS_ENDPOINT_URL"
 ATTEMPTS = 6
@@ -139,4 +139,5 @@ def _given_up(error: Exception, url: str, action: str) -> StorageError:
     advice = "see whether AWS_ENDPOINT_URL is right and the service is up"
     if isinstance(error, SSLError):
         advice = "see whether AWS_CA_BUNDLE names the right certificates, and AWS_ENDPOINT_URL the right port"
-    return StorageError(f"{url}: could not {action} it in {ATTEMPTS} attempts, the last one said: {said}; {advice}")
+    kind = StorageError if type(error) is ConnectionError else Unavailable  # the former is ours: it is there, but wrong
+    return kind(f"{url}: could not {action} it in {ATTEMPTS} attempts, the last one said: {said}; {advice}")

@@ -10,6 +10,7 @@ import time
 import pytest
 
 from inpaint import storage
+from inpaint.data import fetching
 from inpaint.data.cache import Busy, ShardCache
 from inpaint.data.fetching import Fetcher
 from inpaint.data.index import index_set, load_index
@@ -22,6 +23,7 @@ from tests.faulty_s3 import altered, cut_after, shared_server
 @pytest.fixture
 def store(monkeypatch):
     monkeypatch.setattr(retries, "BACKOFF_SECONDS", 0.001)
+    monkeypatch.setattr(fetching, "PATIENCE_SECONDS", 0)
     server = shared_server().forget()
     monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
     return server
@@ -103,6 +105,21 @@ def test_a_bad_network_changes_nothing_but_the_retries(store, remote, tmp_path):
     got, stats = batches_of(index, tmp_path)
     assert_same(got, take(open_set(local), 10))
     assert stats["retries"] == 8
+
+
+@pytest.mark.parametrize("cache_gib", [1, 1e-9])
+def test_a_store_that_is_away_for_a_while_delays_the_stream_and_no_more(
+    store, remote, tmp_path, monkeypatch, caplog, cache_gib
+):
+    """As during the restart of a store, or a minute's outage; once with shards that are cached, once without room."""
+    monkeypatch.setattr(fetching, "PATIENCE_SECONDS", 30)
+    index, local = remote
+    for name in ("toy/000000.tar", "toy/000002.tar"):
+        store.fail(name, *[503, "no answer"] * 20)
+    got, _ = batches_of(index, tmp_path, cache_gib=cache_gib)
+
+    assert_same(got, take(open_set(local), 10))
+    assert "could not read it in 6 attempts" in caplog.text
 
 
 def test_a_shard_altered_on_the_way_is_fetched_again(store, remote, tmp_path):

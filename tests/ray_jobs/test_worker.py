@@ -11,8 +11,10 @@ import torch.multiprocessing as mp
 from inpaint import checkpoints, storage
 from inpaint.config import RunConfig, load_run
 from inpaint.errors import CheckpointError, ConfigError, DataError, TrainingError
+from inpaint.methods import build_method
 from inpaint.training import NotFiniteError, Trainer
 from ray_jobs import stopping
+from ray_jobs.resuming import resume
 from ray_jobs.session import PlainSession
 from ray_jobs.toy import toy_run
 from ray_jobs.worker import train
@@ -123,6 +125,21 @@ def test_a_damaged_newest_checkpoint_is_passed_over_for_the_one_before(root, und
 
     assert "is missing or not what its manifest says" in caplog.text
     assert outcome(run.url) == undisturbed
+
+
+def test_what_one_rank_cannot_read_all_ranks_pass_over(root, monkeypatch):
+    run = toy_run(root, "two-ranks", "checkpoints.keep_last=3", "evaluation.every=1000")
+    train(run, PlainSession())
+    steps = [info.step for info in checkpoints.list_checkpoints(run.url)]
+    answers = iter([0, 1])  # of the other rank, which misses the newest one
+
+    monkeypatch.setattr(dist, "all_reduce", lambda held: held.add_(next(answers)))
+    monkeypatch.setattr(dist, "broadcast_object_list", lambda box, **_: None)
+    trainer = Trainer(build_method(run), run.training, seed=run.seed, device=torch.device("cpu"))
+    position = resume(run, trainer, PlainSession(world_size=2))
+
+    assert position is not None
+    assert trainer.step == steps[-2] < steps[-1]
 
 
 def test_nothing_is_trained_over_checkpoints_that_cannot_be_read(root):
