@@ -40,10 +40,10 @@ class Sums:
 def luma(image: Tensor) -> Tensor:
     """[B, 3, H, W] to [B, 1, H, W]."""
     if not image.is_cuda:
-        from inpaint.evaluation import kernels  # its compiler takes a second to start
+        from inpaint.evaluation import sums_on_cpu  # its compiler takes a second to start
 
         grey = image.new_empty(len(image), 1, *image.shape[-2:])
-        kernels.weigh_channels(np.ascontiguousarray(image.numpy()), np.array(LUMA, np.float32), grey[:, 0].numpy())
+        sums_on_cpu.weigh_channels(np.ascontiguousarray(image.numpy()), np.array(LUMA, np.float32), grey[:, 0].numpy())
         return grey
     red, green, blue = image.split(1, dim=1)
     return (red * LUMA[0]).add_(green, alpha=LUMA[1]).add_(blue, alpha=LUMA[2])
@@ -61,11 +61,11 @@ def sum_pixels(predicted: Tensor, truth: Tensor, mask: Tensor, grey: tuple[Tenso
 
 
 def _on_cpu(predicted: Tensor, truth: Tensor, mask: Tensor, grey: Tensor, grey_truth: Tensor) -> Sums:
-    from inpaint.evaluation import kernels
+    from inpaint.evaluation import sums_on_cpu
 
     found = torch.empty(len(Sums.__dataclass_fields__), len(predicted), dtype=torch.float64)
     images = (predicted, truth, mask[:, 0], grey[:, 0], grey_truth[:, 0])
-    kernels.sum_pixels(*(np.ascontiguousarray(image.numpy()) for image in images), found.numpy())
+    sums_on_cpu.sum_pixels(*(np.ascontiguousarray(image.numpy()) for image in images), found.numpy())
     return Sums(*found)
 
 

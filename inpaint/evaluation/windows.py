@@ -71,22 +71,22 @@ def wholly_inside(mask: Tensor, taps: int) -> Tensor:
 
 
 def _gaussian_on_cpu(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    from inpaint.evaluation import kernels  # its compiler takes a second to start
+    from inpaint.evaluation import windows_on_cpu  # its compiler takes a second to start
 
     found = torch.empty(*a.shape[:2], 2, dtype=torch.float64)
     one, other = (planes.contiguous().flatten(0, 1).numpy() for planes in (a, b))
     outwards = tuple(np.float32(weight) for weight in _gaussian()[MARGIN:])
-    kernels.gaussian_ssim(one, other, outwards, *_constants(), found.flatten(0, 1).numpy())
+    windows_on_cpu.gaussian_ssim(one, other, outwards, *_constants(), found.flatten(0, 1).numpy())
     everywhere, inside = found.mean(dim=1).unbind(1)
     return everywhere, inside
 
 
 def _uniform_on_cpu(a: Tensor, b: Tensor, taps: int) -> Tensor:
-    from inpaint.evaluation import kernels
+    from inpaint.evaluation import windows_on_cpu
 
     found = torch.empty(a.shape[:2], dtype=torch.float64)
     one, other = (planes.contiguous().flatten(0, 1).numpy() for planes in (a, b))
-    kernels.uniform_ssim(one, other, taps, *_constants(_unbias(taps)), found.flatten().numpy())
+    windows_on_cpu.uniform_ssim(one, other, taps, *_constants(_unbias(taps)), found.flatten().numpy())
     return found.mean(dim=1)
 
 

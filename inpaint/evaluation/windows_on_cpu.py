@@ -1,65 +1,22 @@
-"""Scores of pixels in one pass over memory, for a CPU: a row is summed, weighed and scored while it is in the cache.
+"""SSIM in one pass over memory: a row's windows are summed and scored while it is in the processor's cache.
 
-Each of these steps as an operation of its own over whole images costs four to eight times as much there. Parts of an
-evaluation run side by side. Every plane is computed alone: no digit depends on its batch.
-
-Rows of SSIM hold the moments of u = a + b and v = a - b, one below the other: u, v, u², v². See `windows`. SSIM is
-exactly 1 in a window that shows no difference, so that only positions around differences are computed: those around
-the hole of a composite.
+Rows hold the moments of u = a + b and v = a - b, one below the other: u, v, u², v². See `windows`. SSIM is exactly 1 in
+a window that shows no difference, so that only positions around differences are computed: those around the hole of a
+composite. Every plane is scored alone: no digit depends on its batch.
 """
 
 from __future__ import annotations
 
-from functools import partial
-
 import numpy as np
 
-from inpaint.compiled import compiled
+from inpaint.compiled import compiled_sums
 from inpaint.evaluation.windows import MARGIN, TAPS
 
 ONE = np.float32(1)
 MOST = 0x7FFFFFFF  # tells the compiler that an index is not negative, which it then need not ask in a loop
 
 
-_compiled = partial(compiled, fastmath={"contract", "reassoc", "nsz"})
-
-
-@_compiled
-def weigh_channels(images, weights, out):
-    """[B, 3, H, W] float32 to [B, H, W] float32, by three weights."""
-    for image in range(images.shape[0]):
-        for y in range(images.shape[2]):
-            _weigh(images[image, 0, y], images[image, 1, y], images[image, 2, y], weights, out[image, y])
-
-
-@_compiled
-def _weigh(red, green, blue, weights, out):
-    for j in range(out.size):
-        out[j] = weights[0] * red[j] + weights[1] * green[j] + weights[2] * blue[j]
-
-
-@_compiled
-def sum_pixels(predicted, truth, mask, grey, grey_truth, out):
-    """The sums of `sums.Sums`, in its order.
-
-    Args:
-        predicted, truth: [B, 3, H, W] float32.
-        mask, grey, grey_truth: [B, H, W] float32.
-        out: [sums, B] float64.
-    """
-    out[:] = 0
-    for image in range(predicted.shape[0]):
-        for y in range(predicted.shape[2]):
-            hole, grey_row, grey_true = mask[image, y], grey[image, y], grey_truth[image, y]
-            for channel in range(3):
-                row, true = predicted[image, channel, y], truth[image, channel, y]
-                for place, value in enumerate(_errors(row, true, hole)):
-                    out[place, image] += value
-            for place, value in enumerate(_grey_errors(grey_row, grey_true, hole)):
-                out[6 + place, image] += value
-
-
-@_compiled
+@compiled_sums
 def gaussian_ssim(a, b, weights, c1, c2, out):
     """Mean SSIM of each plane under a symmetrical window of 11 taps, with zeros beyond the border.
 
@@ -101,61 +58,7 @@ def gaussian_ssim(a, b, weights, c1, c2, out):
         out[plane, 1] = 1 - inside / within if within else np.nan
 
 
-@_compiled
-def _missing(scores, left, right):
-    total = np.float32(0)
-    for j in range(left & MOST, right & MOST):
-        total += ONE - scores[j]
-    return total
-
-
-@_compiled
-def _find_differences(a, b, spans):
-    """The first differing column of each row and the one after the last; the width and 0 where rows are equal."""
-    for y in range(a.shape[0]):
-        spans[y, 0], spans[y, 1] = _differing(a[y], b[y])
-
-
-@_compiled
-def _differing(a, b):
-    first, last = np.int32(a.size), np.int32(0)
-    for j in range(np.int32(a.size)):
-        differs = a[j] != b[j]
-        first = min(first, j if differs else np.int32(a.size))
-        last = max(last, j + np.int32(1) if differs else np.int32(0))
-    return first, last
-
-
-@_compiled
-def _seen(spans, top, bottom, width):
-    """The first column in which any of these rows differs and the one after the last; the width and 0 if none does."""
-    first, last = width, 0
-    for y in range(max(top, 0), min(bottom + 1, spans.shape[0])):
-        first, last = min(first, spans[y, 0]), max(last, spans[y, 1])
-    return first, last
-
-
-@_compiled
-def _rows(spans, taps):
-    """The first row that a window with a difference meets and the one after the last; 0 and 0 if none does."""
-    start = stop = 0
-    for y in range(spans.shape[0]):
-        if spans[y, 0] < spans[y, 1]:
-            start = start if stop else max(y - taps + 1, 0)
-            stop = min(y + taps, spans.shape[0])
-    return start, stop
-
-
-@_compiled
-def _around(spans, top, bottom, width):
-    """At which columns of a row windows of 11 taps meet such a difference."""
-    first, last = _seen(spans, top, bottom, width)
-    if first < last:
-        return max(first - MARGIN, 0), min(last + MARGIN, width)
-    return 0, 0
-
-
-@_compiled
+@compiled_sums
 def uniform_ssim(a, b, taps, c1, c2, out):
     """Mean SSIM of each plane over every uniform window inside it, from sums that slide in float64.
 
@@ -192,34 +95,61 @@ def uniform_ssim(a, b, taps, c1, c2, out):
         out[plane] = 1 - missing / (scores.size * (height - taps + 1))
 
 
-@_compiled
-def _errors(row, true, hole):
-    absolute = square = hole_absolute = hole_square = values = true_values = np.float32(0)
-    for j in range(row.size):
-        error = row[j] - true[j]
-        absolute += abs(error)
-        square += error * error
-        hole_absolute += hole[j] * abs(error)
-        hole_square += hole[j] * (error * error)
-        values += row[j]
-        true_values += true[j]
-    return absolute, square, hole_absolute, hole_square, values, true_values
+@compiled_sums
+def _find_differences(a, b, spans):
+    """The first differing column of each row and the one after the last; the width and 0 where rows are equal."""
+    for y in range(a.shape[0]):
+        spans[y, 0], spans[y, 1] = _differing(a[y], b[y])
 
 
-@_compiled
-def _grey_errors(row, true, hole):
-    share = absolute = square = values = true_values = np.float32(0)
-    for j in range(row.size):
-        error = row[j] - true[j]
-        share += hole[j]
-        absolute += abs(error)
-        square += error * error
-        values += row[j]
-        true_values += true[j]
-    return share, absolute, square, values, true_values
+@compiled_sums
+def _differing(a, b):
+    first, last = np.int32(a.size), np.int32(0)
+    for j in range(np.int32(a.size)):
+        differs = a[j] != b[j]
+        first = min(first, j if differs else np.int32(a.size))
+        last = max(last, j + np.int32(1) if differs else np.int32(0))
+    return first, last
 
 
-@_compiled
+@compiled_sums
+def _seen(spans, top, bottom, width):
+    """The first column in which any of these rows differs and the one after the last; the width and 0 if none does."""
+    first, last = width, 0
+    for y in range(max(top, 0), min(bottom + 1, spans.shape[0])):
+        first, last = min(first, spans[y, 0]), max(last, spans[y, 1])
+    return first, last
+
+
+@compiled_sums
+def _around(spans, top, bottom, width):
+    """At which columns of a row windows of 11 taps meet such a difference."""
+    first, last = _seen(spans, top, bottom, width)
+    if first < last:
+        return max(first - MARGIN, 0), min(last + MARGIN, width)
+    return 0, 0
+
+
+@compiled_sums
+def _rows(spans, taps):
+    """The first row that a window with a difference meets and the one after the last; 0 and 0 if none does."""
+    start = stop = 0
+    for y in range(spans.shape[0]):
+        if spans[y, 0] < spans[y, 1]:
+            start = start if stop else max(y - taps + 1, 0)
+            stop = min(y + taps, spans.shape[0])
+    return start, stop
+
+
+@compiled_sums
+def _missing(scores, left, right):
+    total = np.float32(0)
+    for j in range(left & MOST, right & MOST):
+        total += ONE - scores[j]
+    return total
+
+
+@compiled_sums
 def _zeros(row):
     """The moments of u = -1, v = 0: a and b are 0 there, and u is taken less 1."""
     row[0] = -ONE
@@ -228,7 +158,7 @@ def _zeros(row):
     row[3] = 0
 
 
-@_compiled
+@compiled_sums
 def _moments(a, b, left, right, row):
     for j in range(left & MOST, right & MOST):
         u, v = a[j] + b[j] - ONE, a[j] - b[j]
@@ -238,7 +168,7 @@ def _moments(a, b, left, right, row):
         row[3, MARGIN + j] = v * v
 
 
-@_compiled
+@compiled_sums
 def _along(row, w, left, right, out):
     """The window's sum along a row; its taps are written out, to stay in registers."""
     for j in range(left & MOST, right & MOST):
@@ -252,7 +182,7 @@ def _along(row, w, left, right, out):
         )
 
 
-@_compiled
+@compiled_sums
 def _down(rows, top, w, left, right, out):
     """The window's sum down eleven rows that are kept in turn; in two loops, of no more rows than are vectorised."""
     r0, r1, r2, r3 = rows[top % TAPS], rows[(top + 1) % TAPS], rows[(top + 2) % TAPS], rows[(top + 3) % TAPS]
@@ -264,7 +194,7 @@ def _down(rows, top, w, left, right, out):
         out[j] += w[3] * (r2[j] + r8[j]) + w[4] * (r1[j] + r9[j]) + w[5] * (r0[j] + r10[j])
 
 
-@_compiled
+@compiled_sums
 def _score(means, c1, c2, left, right, out):
     """SSIM from means of moments, u being taken less 1."""
     for j in range(left & MOST, right & MOST):
@@ -274,7 +204,7 @@ def _score(means, c1, c2, left, right, out):
         out[j] = ((square_u - square_v) * (spread_u - spread_v)) / ((square_u + square_v) * (spread_u + spread_v))
 
 
-@_compiled
+@compiled_sums
 def _enter(columns, a, b, left, right):
     for j in range(left & MOST, right & MOST):
         u, v = np.float64(a[j]) + b[j] - 1, np.float64(a[j]) - b[j]
@@ -284,7 +214,7 @@ def _enter(columns, a, b, left, right):
         columns[3, j] += v * v
 
 
-@_compiled
+@compiled_sums
 def _move(columns, a, b, old_a, old_b, left, right):
     """A row enters and another one leaves."""
     for j in range(left & MOST, right & MOST):
@@ -296,7 +226,7 @@ def _move(columns, a, b, old_a, old_b, left, right):
         columns[3, j] += v * v - old_v * old_v
 
 
-@_compiled
+@compiled_sums
 def _slide(columns, taps, left, right, means):
     """Means over windows of `taps` neighbouring columns."""
     share = 1 / (taps * taps)
