@@ -19,7 +19,6 @@ _SCORING_CODE = (
             "faces",
             "holes",
             "inception",
-            "kernels",
             "metrics",
             "pairs",
             "perceptual",
@@ -29,10 +28,12 @@ _SCORING_CODE = (
             "scoring",
             "statistics",
             "sums",
+            "sums_on_cpu",
             "windows",
+            "windows_on_cpu",
         ),
     ),
-    ("inpaint.masks", ("files", "shapes", "strokes", "ratios")),
+    ("inpaint.masks", ("files", "ratios", "segments", "shapes", "strokes")),
 )
 
 
