@@ -23,7 +23,7 @@ from inpaint.checkpoints.history import FILE as HISTORY_FILE
 from inpaint.checkpoints.layout import FORMAT, MANIFEST, RESTING, checkpoint_url, list_checkpoints, to_keep
 from inpaint.checkpoints.staging import Staging, raw_bytes, safetensors_header
 from inpaint.config import RunConfig
-from inpaint.errors import CheckpointError, InpaintError
+from inpaint.errors import CheckpointError, InpaintError, StorageError
 
 log = logging.getLogger(__name__)
 
@@ -211,9 +211,19 @@ class CheckpointWriter:
         self._clean(step)
 
     def _clean(self, step: int) -> None:
-        """Delete the checkpoints not worth keeping, and the remains of half-written ones."""
+        """Delete the checkpoints not worth keeping, and the remains of half-written ones.
+
+        Raises:
+            StorageError: the checkpoint just written is not there whole, so neither the store nor its listing is to be
+                relied on; nothing was deleted.
+        """
         wanted = self.run.checkpoints
         found = [info for info in list_checkpoints(self.run.url) if info.step <= step]
+        if step not in {info.step for info in found}:
+            raise StorageError(
+                f"{checkpoint_url(self.run.url, step)}: was written, but the store does not have it whole; "
+                "see whether it keeps what it is given and lists what it has"
+            )
         keep = to_keep(
             found, keep_last=wanted.keep_last, keep_best=wanted.keep_best, metric=wanted.metric, mode=wanted.mode
         )

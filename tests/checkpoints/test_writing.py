@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import tempfile
 import threading
 import time
@@ -236,6 +237,35 @@ def test_a_write_that_begins_to_fail_while_it_is_waited_for_holds_training_up_no
     writer.close()
 
     assert same(checkpoints.load_state(run.url), state(1))
+
+
+@pytest.mark.usefixtures("_quick")
+def test_a_checkpoint_of_which_the_store_kept_only_a_part_is_written_again(run, writer, monkeypatch, caplog):
+    upload, shortened = disk.upload, []
+
+    def keep_a_part(source, url, progress):
+        upload(source, url, progress)
+        if url.endswith("generator.safetensors") and not shortened:
+            os.truncate(url, 100)
+            shortened.append(url)
+
+    monkeypatch.setattr(disk, "upload", keep_a_part)
+    save(writer, 1)
+
+    assert "was written, but the store does not have it whole" in caplog.text
+    assert same(checkpoints.load_state(run.url), state(1))
+
+
+@pytest.mark.usefixtures("_quick")
+def test_a_listing_that_lacks_what_was_just_written_deletes_nothing(run, writer, monkeypatch, caplog):
+    """As that of a store which shows new objects late; by it every checkpoint would look like remains."""
+    save(writer, 1)
+    listed, late = disk.list_objects, iter([True])
+    monkeypatch.setattr(disk, "list_objects", lambda url: iter(()) if next(late, False) else listed(url))
+    save(writer, 2)
+
+    assert "0000000002: was written, but the store does not have it whole" in caplog.text
+    assert [info.step for info in checkpoints.list_checkpoints(run.url)] == [1, 2]
 
 
 @pytest.mark.usefixtures("_quick")
