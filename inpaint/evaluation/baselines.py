@@ -11,8 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from inpaint.evaluation.telea import telea_inpaint
-
 
 def mean_colour(image: Tensor, mask: Tensor) -> Tensor:
     """The mean of the known pixels everywhere; mid grey where none is known."""
@@ -39,6 +37,8 @@ def telea(image: Tensor, mask: Tensor) -> Tensor:
 
     Source: Telea, "An image inpainting technique based on the fast marching method", 2004.
     """
+    from inpaint.evaluation.telea import telea_inpaint  # its compiler takes half a second to start
+
     return _one_by_one(lambda pixels, hole: telea_inpaint(pixels, hole, radius=5), image, mask)
 
 
