@@ -112,8 +112,17 @@ def _here(info: CheckpointInfo, names: list[str]) -> Iterator[dict[str, Path]]:
         for name in names:
             (Path(place) / name).parent.mkdir(parents=True, exist_ok=True)
         with ThreadPoolExecutor(4) as threads:
-            list(threads.map(lambda name: storage.download(info.place(name), Path(place) / name), names))
+            list(threads.map(lambda name: _fetch(info, name, Path(place) / name), names))
         yield {name: Path(place) / name for name in names}
+
+
+def _fetch(info: CheckpointInfo, name: str, path: Path) -> None:
+    """Download a file of the checkpoint, and once more when its bytes were altered on the way."""
+    storage.download(info.place(name), path)
+    try:
+        check(info, {name: path})
+    except CheckpointError:
+        storage.download(info.place(name), path)
 
 
 def _read_rest(path: Path) -> dict[str, Any]:

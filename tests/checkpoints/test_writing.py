@@ -16,6 +16,7 @@ from inpaint.checkpoints import CheckpointWriter, writing
 from inpaint.errors import CheckpointError, StorageError
 from inpaint.storage import disk
 from ray_jobs.toy import toy_run
+from tests.faulty_s3 import altered, shared_server
 
 
 def state(step=1, size=3):
@@ -136,6 +137,20 @@ def test_a_file_altered_in_place_is_found_when_it_is_loaded(run, writer):
     content[-1] ^= 1
     path.write_bytes(content)
 
+    with pytest.raises(CheckpointError, match="generator.safetensors is missing or not what its manifest says"):
+        checkpoints.load_state(run.url)
+
+
+def test_a_file_altered_on_its_way_from_the_store_is_fetched_again(monkeypatch):
+    store = shared_server().forget()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", store.url)
+    run = toy_run("s3://lab/root", "a")
+    save(CheckpointWriter(run, inference_networks=("generator",)), 1)
+    place = checkpoints.latest(run.url).place("networks/generator.safetensors").removeprefix("s3://lab/")
+
+    store.fail(place, altered)
+    assert same(checkpoints.load_state(run.url), state(1))
+    store.always[place] = altered
     with pytest.raises(CheckpointError, match="generator.safetensors is missing or not what its manifest says"):
         checkpoints.load_state(run.url)
 
