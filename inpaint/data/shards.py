@@ -27,7 +27,7 @@ from inpaint.data.index import INDEX, ShardRecord, index_tar, load_index, write_
 from inpaint.data.pictures import Refused
 from inpaint.data.samples import ShardOptions, encode_sample
 from inpaint.data.sources import Candidate, Selection, select
-from inpaint.errors import DataError
+from inpaint.errors import DataError, StorageError
 
 UNFINISHED = "unfinished"  # folder beside the shards while a set is being written: the plan, and a note per shard
 PLAN = "plan.json"
@@ -291,6 +291,16 @@ def _is_there(url: str, record: ShardRecord | None) -> bool:
     return storage.is_remote(place) or storage.sha256_file(storage.local_path(place)) == record.sha256
 
 
+def _refuse_lost(url: str, records: list[ShardRecord]) -> None:
+    sizes = {info.url: info.size for info in storage.list_objects(url)}
+    lost = [record.name for record in records if sizes.get(storage.join(url, record.name)) != record.bytes]
+    if lost:
+        raise StorageError(
+            f"{url}: the store did not keep {', '.join(lost[:3])} as written ({len(lost)} of {len(records)} shards); "
+            "run the same command again, which writes these anew"
+        )
+
+
 def _finish(
     url: str, results: list[ShardResult], selection: Selection, told: dict[str, Any], *, kept: int
 ) -> SetReport:
@@ -301,6 +311,7 @@ def _finish(
         storage.delete_tree(storage.join(url, UNFINISHED))
         reasons = ", ".join(f"{reason} ({n})" for reason, n in Counter(reason for _, reason in refused).most_common(3))
         raise DataError(f"{told['source']}: none of {len(refused)} images can be used: {reasons}")
+    _refuse_lost(url, records)
     report = {"refused": refused, "mended": mended, "left_out": selection.left_out}
     storage.write_bytes(storage.join(url, REPORT), json.dumps(report, indent=1, sort_keys=True).encode())
     index = write_index(url, records, provenance=told | {"refused": len(refused)})

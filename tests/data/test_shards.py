@@ -18,7 +18,8 @@ from inpaint.data.index import load_index
 from inpaint.data.samples import ShardOptions
 from inpaint.data.shards import write_shard, write_shards
 from inpaint.data.workers import in_processes
-from inpaint.errors import ConfigError, DataError
+from inpaint.errors import ConfigError, DataError, StorageError
+from inpaint.storage import disk
 from tests.data.dying import die
 from tests.data.gallery import GOOD, MENDED, REFUSED, save, scene, write_gallery
 
@@ -223,6 +224,24 @@ def test_a_shard_that_was_altered_in_between_is_written_again(tmp_path):
     shard.write_bytes(data)
     (tmp_path / "set" / "000000.tar").unlink()
     assert write(source, tmp_path / "set").kept == 1
+    assert tree(tmp_path / "set") == tree(tmp_path / "whole")
+
+
+def test_a_shard_of_which_the_store_kept_only_a_part_is_no_shard_and_is_written_again(tmp_path, monkeypatch):
+    source = photos(tmp_path / "photos", 10)
+    upload = disk.upload
+
+    def keep_a_part(path, url, progress):
+        upload(path, url, progress)
+        if url.endswith("000001.tar"):
+            os.truncate(url, 1024)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(disk, "upload", keep_a_part)
+        with pytest.raises(StorageError, match=r"did not keep 000001\.tar as written \(1 of 3 shards\).*again"):
+            write(source, tmp_path / "set")
+    assert write(source, tmp_path / "set").kept == 2
+    write(source, tmp_path / "whole")
     assert tree(tmp_path / "set") == tree(tmp_path / "whole")
 
 
