@@ -76,7 +76,9 @@ def resume(run: RunConfig, trainer: Trainer, session: Session) -> Position | Non
         position = _restored(info, trainer)
         if _everywhere(position is not None, session):
             log.info("going on from %s", info.url)
-            return _of_rank_0(_recall_rollback(run, info.step, position), session)
+            if session.rank == 0:
+                position = _recall_rollback(run, info.step, position)
+            return _of_rank_0(position, session)
     if found:
         raise CheckpointError(f"{run.url}: no checkpoint can be read; delete {run.url}/checkpoints to start anew")
     return None
