@@ -294,6 +294,8 @@ def _data_url(request: EvaluationRequest, run: RunConfig | None) -> str:
         if run is None:
             raise EvaluationError("give the images to score: a folder, an archive or a shard set")
         return run.held_out_url
+    if "://" in request.data:
+        return request.data
     shards = storage.join(request.root, "shards", request.data)
     return shards if storage.exists(storage.join(shards, "index.json")) else request.data
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from inpaint.evaluation.job import finish, prepare, run_job, score_missing
 from inpaint.evaluation.parts import from_parquet, kept_parts, to_parquet
 from inpaint.evaluation.results import load_result
 from tests.evaluation.scenes import photographs
+from tests.faulty_s3 import shared_server
 
 
 def folder(path, count=20, size=32):
@@ -203,6 +205,16 @@ def test_face_scores_come_from_networks_the_user_brings(tmp_path):
     (tmp_path / "none.pt").write_bytes(b"nothing")
     with pytest.raises(WeightsError, match="not TorchScript"):
         load_faces({"identity": str(tmp_path / "none.pt")}, device="cpu")
+
+
+def test_images_of_an_object_store_are_scored_beside_a_local_root(tmp_path, monkeypatch):
+    store = shared_server().forget()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", store.url)
+    for path in Path(folder(tmp_path / "photos")).iterdir():
+        store.objects[f"photos/{path.name}"] = path.read_bytes()
+
+    here, there = prepare(request(tmp_path)), prepare(request(tmp_path, data="s3://lab/photos"))
+    assert list(there.plan.pictures.ids) == list(here.plan.pictures.ids)
 
 
 def test_a_wrong_baseline_or_data_is_refused_in_one_line(tmp_path):
