@@ -23,8 +23,9 @@ class FaultyS3:
     `connections` counts over how many connections.
 
     A fault is a status code, `no answer` (the connection ends), `no range` (the whole object instead), `shifted range`
-    (another Content-Range than asked for), `no length` (the answer does not say it), `no token` (a listing does not say
-    how it goes on), or a function `(handler, body) -> None` that answers a GET in its own way.
+    (another Content-Range than asked for), `part` (half of what was asked for as a whole), `no length` (the answer does
+    not say it), `no token` (a listing does not say how it goes on), `empty` (a listing says nothing), or a function
+    `(handler, body) -> None` that answers a GET in its own way.
     """
 
     def __init__(self) -> None:
@@ -197,7 +198,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _send(self, key: str, *, with_body: bool) -> None:
         fault = self._fault(key)
         wrong_range = fault if fault in ("no range", "shifted range") else None
-        if isinstance(fault, int | str) and fault not in ("no range", "shifted range", "no length"):
+        if isinstance(fault, int | str) and fault not in ("no range", "shifted range", "part", "no length"):
             return self._error(fault)
         body = self.store.objects.get(key)
         if body is None:
@@ -221,6 +222,9 @@ class _Handler(BaseHTTPRequestHandler):
             status = 206
             if wrong_range:
                 headers["Content-Range"] = f"bytes {int(low) + 1}-{int(low) + len(body)}/{len(whole)}"
+        if fault == "part":
+            headers["Content-Range"] = f"bytes 0-{len(body) // 2 - 1}/{len(body)}"
+            return self._answer(206, body[: len(body) // 2], headers)
         if not with_body or fault is None or wrong_range:
             return self._answer(status, body, headers, with_body=with_body)
         self._headers(status, len(body), headers)
@@ -229,7 +233,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _list(self, query: dict[str, list[str]]) -> None:
         prefix, delimiter = query.get("prefix", [""])[0], query.get("delimiter", [""])[0]
-        if (fault := self._fault(f"list {prefix}")) and fault != "no token":
+        fault = self._fault(f"list {prefix}")
+        if fault == "empty":
+            return self._answer(200, b"<ListBucketResult/>", {})
+        if fault and fault != "no token":
             return self._error(fault)
         after = query.get("continuation-token", [""])[0]
         keys, folders = [], set()

@@ -235,6 +235,24 @@ def test_bytes_of_another_range_are_never_taken(store, monkeypatch, fault, start
         storage.read_range("s3://lab/object", start, 500)
 
 
+def test_a_part_is_never_taken_for_the_whole(store):
+    store.objects["object"] = b"0123456789"
+    store.fail("object", "part")
+    assert storage.read_bytes("s3://lab/object") == b"0123456789"
+
+    store.always["object"] = "part"
+    with pytest.raises(StorageError, match="answered with bytes 0-4/10 when asked for the whole"):
+        storage.read_bytes("s3://lab/object")
+
+
+def test_a_listing_that_says_nothing_is_not_taken_for_an_empty_folder(store):
+    """By an empty listing of its checkpoints a run would begin anew."""
+    store.objects["root/1"] = b""
+    store.fail("list root/", "empty")
+    with pytest.raises(StorageError, match="s3://lab/root: cannot list it: the server's answer has no IsTruncated"):
+        list(storage.list_objects("s3://lab/root"))
+
+
 def test_a_dripping_body_is_asked_for_again(store, monkeypatch):
     monkeypatch.setattr(s3, "SILENCE_SECONDS", 0.3)
     data = store.objects["object"] = os.urandom(1000)

@@ -74,6 +74,11 @@ def _asked_wait(error: Exception) -> float:
     return float(said) if said.isdecimal() else 0.0
 
 
+def _text(error: Exception) -> str:
+    """An error's words in one line, or its name when it has none."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
 def _named(error: Exception) -> str:
     """The status of an answer and its name; one without a body repeats the number as its code."""
     status, code = status_of(error), code_of(error)
@@ -124,16 +129,13 @@ def _explained(error: Exception, url: str, action: str) -> StorageError:
         )
     if isinstance(error, KeyError):
         return StorageError(f"{url}: cannot {action} it: the server's answer has no {error.args[0]}; {WHO_ANSWERS}")
-    said = " ".join(str(error).split())
-    return StorageError(f"{url}: cannot {action} it: {said[:200]}; check the URL and AWS_ENDPOINT_URL")
+    return StorageError(f"{url}: cannot {action} it: {_text(error)}; check the URL and AWS_ENDPOINT_URL")
 
 
 def _given_up(error: Exception, url: str, action: str) -> StorageError:
     from botocore.exceptions import SSLError
 
-    said = " ".join(str(error).split())[:200] or type(error).__name__
-    if status_of(error):
-        said = _named(error)
+    said = _named(error) if status_of(error) else _text(error)
     if code_of(error) in EXPIRED_CODES:
         return StorageError(f"{url}: the AWS credentials have expired ({code_of(error)}); renew them and start again")
     advice = "see whether AWS_ENDPOINT_URL is right and the service is up"

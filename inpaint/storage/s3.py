@@ -161,6 +161,9 @@ def _open(client: Any, url: str, start: int, sink: _Sink, etag: str | None) -> d
     response = client.get_object(**_place(url), **options)
     body, length = response["Body"], response["ContentLength"]
     if sink.view is None:
+        if "ContentRange" in response:
+            body.close()
+            raise ConnectionError(f"the server answered with {response['ContentRange']} when asked for the whole")
         sink.view = memoryview(bytearray(length))
     elif not _is_the_range(response, start, len(sink.view) - sink.done):
         body.close()
@@ -330,14 +333,19 @@ def _is_joined(url: str, parts: list[dict[str, Any]]) -> bool:
 def _pages(url: str, bucket: str, prefix: str, *, delimiter: str) -> Iterator[dict[str, Any]]:
     options, token = {"Bucket": bucket, "Prefix": prefix, "Delimiter": delimiter}, ""
     while True:
-        page = _call(url, "list", lambda client, _: client.list_objects_v2(**options))
+        page, goes_on = _call(url, "list", lambda client, _: _page(client.list_objects_v2(**options)))
         yield page
-        if not page.get("IsTruncated"):
+        if not goes_on:
             return
         before, token = token, page.get("NextContinuationToken", "")
         if token in ("", before):
             raise StorageError(f"{url}: the listing breaks off without saying how it goes on; {WHO_ANSWERS}")
         options["ContinuationToken"] = token
+
+
+def _page(answer: dict[str, Any]) -> tuple[dict[str, Any], bool]:
+    """A page of a listing and whether another follows; an answer that does not say so is none."""
+    return answer, answer["IsTruncated"]
 
 
 def _call(url: str, action: str, operation: Callable[[Any, dict[str, str]], Any]) -> Any:
