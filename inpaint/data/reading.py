@@ -159,7 +159,10 @@ class Reader:
             self.refetched += 1
             if not self._fetch_again(shard):
                 return self.read_alone(sample)
-        data = self._read_open(shard, offset, length, scratch)
+        try:
+            data = self._read_open(shard, offset, length, scratch)
+        except FileNotFoundError:
+            return self._without_shard(sample, shard)
         if not self._is_right(sample, data):
             raise self._altered(sample)
         return data

@@ -14,6 +14,7 @@ from inpaint.data import fetching
 from inpaint.data.cache import Busy, ShardCache
 from inpaint.data.fetching import Fetcher
 from inpaint.data.index import index_set, load_index
+from inpaint.data.reading import Reader
 from inpaint.errors import DataError, StorageError
 from inpaint.storage import retries
 from tests.data.sets import make_set, open_set, take
@@ -174,6 +175,20 @@ def test_a_cached_shard_that_went_bad_on_disk_is_fetched_again(store, remote, tm
     assert_same(got, take(open_set(local), 10))
     assert stats["refetched_shards"] == 1  # the cut one is not even taken for whole
     assert stats["bytes_read"] == index.shards[2].bytes + index.shards[3].bytes
+
+
+def test_a_shard_that_is_gone_again_as_soon_as_it_was_fetched_anew_is_read_sample_by_sample(
+    store, remote, tmp_path, monkeypatch
+):
+    """Another run on the node may need the room at once."""
+    index, local = remote
+    batches_of(index, tmp_path)
+    path = tmp_path / "cache" / "shards" / f"{index.shards[2].sha256}.tar"
+    path.write_bytes(b"\xff" * path.stat().st_size)
+    monkeypatch.setattr(Reader, "_fetch_again", lambda self, shard: True)
+
+    got, _ = batches_of(index, tmp_path)
+    assert_same(got, take(open_set(local), 10))
 
 
 def test_a_cache_too_small_for_the_set_stays_within_its_bound_and_says_so(store, remote, tmp_path, caplog):
