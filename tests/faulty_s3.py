@@ -25,7 +25,8 @@ class FaultyS3:
     A fault is a status code, `no answer` (the connection ends), `no range` (the whole object instead), `shifted range`
     (another Content-Range than asked for), `part` (half of what was asked for as a whole), `no length` (the answer does
     not say it), `no token` (a listing does not say how it goes on), `empty` (a listing says nothing), or a function
-    `(handler, body) -> None` that answers a GET in its own way.
+    `(handler, body) -> None` that answers a GET in its own way. For an upload in parts they are under `part <key>` and
+    `join <key>`, and `no upload` is one that is not known.
     """
 
     def __init__(self) -> None:
@@ -129,7 +130,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(self._key()[0], with_body=False)
 
     def do_POST(self) -> None:
-        """Begin an upload in parts, or join them; `join <key>` in `faults` is what goes wrong with that."""
+        """Begin an upload in parts, or join them."""
         key, query = self._key()
         self.rfile.read(int(self.headers.get("Content-Length", 0)))
         if "uploads" in query:
@@ -139,7 +140,7 @@ class _Handler(BaseHTTPRequestHandler):
         if fault and fault != "lost answer":
             return self._error(fault)
         if (parts := self.store.uploads.pop(key, None)) is None:
-            return self._error(404)
+            return self._error("no upload")
         pieces = [parts[number] for number in sorted(parts)]
         self._store(key, b"".join(pieces))
         digests = b"".join(hashlib.md5(piece, usedforsecurity=False).digest() for piece in pieces)
@@ -150,6 +151,8 @@ class _Handler(BaseHTTPRequestHandler):
         key, query = self._key()
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         if "uploadId" in query:
+            if (fault := self._fault(f"part {key}")) is not None:
+                return self._error(fault)
             self.store.uploads[key][int(query["partNumber"][0])] = body
             return self._answer(200, b"", {"ETag": _tag(body)})
         fault = self.store.on_put() or self._fault(key)
@@ -172,7 +175,7 @@ class _Handler(BaseHTTPRequestHandler):
         if "uploadId" not in query:
             self.store.objects.pop(key, None)
         elif self.store.uploads.pop(key, None) is None:
-            return self._error(404)
+            return self._error("no upload")
         return self._answer(204, b"", {})
 
     def _key(self) -> tuple[str, dict[str, list[str]]]:
@@ -264,7 +267,8 @@ class _Handler(BaseHTTPRequestHandler):
             return
         codes = {403: "AccessDenied", 404: "NoSuchKey", 412: "PreconditionFailed", 416: "InvalidRange",
                  500: "InternalError", 503: "SlowDown"}  # fmt: skip
-        status, code = (400, "ExpiredToken") if fault == "expired" else (fault, codes.get(fault, "Error"))
+        named = {"expired": (400, "ExpiredToken"), "no upload": (404, "NoSuchUpload")}
+        status, code = named.get(fault) or (fault, codes.get(fault, "Error"))
         body = f"<Error><Code>{code}</Code><Message>on purpose</Message></Error>".encode()
         self._answer(status, body, {"Content-Type": "application/xml"}, with_body=self.command != "HEAD")
 

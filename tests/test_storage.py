@@ -489,9 +489,10 @@ def test_an_upload_whose_last_answer_was_lost_is_there(store, parts):
     assert store.objects["big"] == parts.read_bytes()
 
 
-def test_an_upload_that_the_store_forgot_is_not_taken_for_what_was_there_before(store, parts):
+@pytest.mark.parametrize("when", ["part", "join"])
+def test_an_upload_that_the_store_forgot_is_not_taken_for_what_was_there_before(store, parts, when):
     store.objects["big"] = b"before"
-    store.fail("join big", 404)
+    store.fail(f"{when} big", "no upload")
     with pytest.raises(StorageError, match="s3://lab/big: the store forgot this upload before its end; upload it"):
         storage.upload(parts, "s3://lab/big")
 

@@ -113,6 +113,8 @@ def _explained(error: Exception, url: str, action: str) -> StorageError:
     status, code = status_of(error), code_of(error)
     if code == "NoSuchBucket":
         return MissingObject(f"{url}: there is no such bucket; make it or correct the name")
+    if code == "NoSuchUpload":
+        return MissingObject(f"{url}: the store forgot this upload before its end; upload it again")
     if status == 404:
         return MissingObject(f"{url}: there is no such object; check the URL")
     if status in (401, 403) or code in UNEXPLAINED_CODES:

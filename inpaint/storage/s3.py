@@ -316,9 +316,9 @@ def _complete(url: str, upload_id: str, parts: list[dict[str, Any]]) -> None:
     try:
         _call(url, "write", lambda client, place: client.complete_multipart_upload(
             **place, UploadId=upload_id, MultipartUpload={"Parts": parts}))  # fmt: skip
-    except MissingObject as error:
+    except MissingObject:
         if not _is_joined(url, parts):
-            raise StorageError(f"{url}: the store forgot this upload before its end; upload it again") from error
+            raise
 
 
 def _is_joined(url: str, parts: list[dict[str, Any]]) -> bool:
