@@ -10,7 +10,7 @@ from botocore.exceptions import ClientError
 
 from inpaint import storage
 from inpaint.errors import StorageError
-from inpaint.storage import retries, s3
+from inpaint.storage import retries, s3, s3_client
 from tests.faulty_s3 import altered, cut_after, drip, shared_server, silent
 
 
@@ -178,8 +178,8 @@ def test_an_s3_url_without_a_bucket_never_becomes_a_folder(tmp_path, monkeypatch
 )
 def test_a_read_survives_what_passes(store, faults, monkeypatch):
     if silent in faults:  # the client learns how long to wait when it is made
-        monkeypatch.setattr(s3, "SILENCE_SECONDS", 0.3)
-        monkeypatch.setattr(s3, "_clients", {})
+        monkeypatch.setattr(s3_client, "SILENCE_SECONDS", 0.3)
+        monkeypatch.setattr(s3_client, "_clients", {})
     data = store.objects["big"] = os.urandom(2_000_000)
     store.fail("big", *faults)
 
@@ -189,7 +189,7 @@ def test_a_read_survives_what_passes(store, faults, monkeypatch):
 
 
 def test_ranges_of_any_length_arrive_whole_over_one_connection(store, monkeypatch):
-    monkeypatch.setattr(s3, "_clients", {})
+    monkeypatch.setattr(s3_client, "_clients", {})
     data = store.objects["big"] = os.urandom(300_000)
     for length in (1, 2, 8191, 8192, 8193, 65_535, 65_536, 65_537, 131_073, 299_990):
         assert storage.read_range("s3://lab/big", 7, length) == data[7 : 7 + length]
@@ -198,7 +198,7 @@ def test_ranges_of_any_length_arrive_whole_over_one_connection(store, monkeypatc
 
 
 def test_a_body_that_falls_silent_in_the_middle_is_continued(store, monkeypatch):
-    monkeypatch.setattr(s3, "SILENCE_SECONDS", 0.3)
+    monkeypatch.setattr(s3_client, "SILENCE_SECONDS", 0.3)
 
     def half(handler, body):
         handler.wfile.write(body[: len(body) // 2])
@@ -254,7 +254,7 @@ def test_a_listing_that_says_nothing_is_not_taken_for_an_empty_folder(store):
 
 
 def test_a_dripping_body_is_asked_for_again(store, monkeypatch):
-    monkeypatch.setattr(s3, "SILENCE_SECONDS", 0.3)
+    monkeypatch.setattr(s3_client, "SILENCE_SECONDS", 0.3)
     data = store.objects["object"] = os.urandom(1000)
     store.fail("object", drip)
 
@@ -432,7 +432,7 @@ def test_a_write_goes_on_when_a_connection_ends_without_an_answer(store):
 
 
 def test_expired_credentials_are_looked_up_again(store, monkeypatch):
-    monkeypatch.setattr(s3, "_clients", {})
+    monkeypatch.setattr(s3_client, "_clients", {})
     store.objects["object"] = b"1"
     assert storage.read_bytes("s3://lab/object") == b"1"
     store.refused_keys.add("testing")
@@ -443,7 +443,7 @@ def test_expired_credentials_are_looked_up_again(store, monkeypatch):
 
 def test_expired_credentials_are_looked_up_again_when_only_a_size_was_asked_for(store, monkeypatch):
     """The answer to a HEAD has no body that could say what is wrong."""
-    monkeypatch.setattr(s3, "_clients", {})
+    monkeypatch.setattr(s3_client, "_clients", {})
     store.objects["object"] = b"123"
     assert storage.stat("s3://lab/object").size == 3
     store.refused_keys.add("testing")
@@ -456,7 +456,7 @@ def test_expired_credentials_are_looked_up_again_when_only_a_size_was_asked_for(
 
 def test_credentials_that_stay_expired_are_named(store, monkeypatch):
     monkeypatch.setattr(retries, "ATTEMPTS", 2)
-    monkeypatch.setattr(s3, "_clients", {})
+    monkeypatch.setattr(s3_client, "_clients", {})
     store.refused_keys.add("testing")
     store.objects["object"] = b"1"
     with pytest.raises(StorageError, match="expired"):

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from inpaint.errors import StorageError
-from inpaint.storage import disk, s3
+from inpaint.storage import disk, s3, s3_client
 from inpaint.storage.objects import (
     AlreadyExists,
     ChangedMeanwhile,
@@ -217,7 +217,7 @@ def local_path(url: str) -> Path:
 
 def traffic() -> dict[str, int]:
     """What this process has asked of S3 so far: `requests`, `retries`, `bytes_read`."""
-    return s3.traffic()
+    return s3_client.traffic()
 
 
 def _side(url: str):  # the two modules have the same functions
