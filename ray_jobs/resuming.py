@@ -75,8 +75,8 @@ def resume(run: RunConfig, trainer: Trainer, session: Session) -> Position | Non
     for info in reversed(found):
         position = _restored(info, trainer)
         if _everywhere(position is not None, session):
-            log.info("going on from %s", info.url)
             if session.rank == 0:
+                log.info("going on from %s", info.url)
                 position = _recall_rollback(run, info.step, position)
             return _of_rank_0(position, session)
     if found:
