@@ -356,8 +356,13 @@ def test_a_server_that_sends_elsewhere_is_named_with_the_settings(store, whole_b
     store.always["object"] = 301
     if whole_bucket:
         store.always[""] = 301
-    with pytest.raises(StorageError, match="s3://lab/object: the server sends to another place .*AWS_ENDPOINT_URL"):
-        storage.read_bytes("s3://lab/object")
+    for depth in (0, 7, 20, 50):  # of the stack, which decides where in the AWS client it is full
+        with pytest.raises(StorageError, match="s3://lab/object: the server sends to another place .*AWS_ENDPOINT_URL"):
+            deeper(depth, lambda: storage.read_bytes("s3://lab/object"))
+
+
+def deeper(calls, function):
+    return deeper(calls - 1, function) if calls else function()
 
 
 def test_a_download_goes_on_where_an_earlier_one_stopped(store, tmp_path, monkeypatch):

@@ -97,6 +97,8 @@ def _passes(error: Exception) -> bool:
     from botocore.parsers import ResponseParserError
     from urllib3.exceptions import HTTPError
 
+    if _is_endless(error):
+        return False
     if isinstance(error, boto.ClientError):
         code = code_of(error)
         return status_of(error) in PASSING_STATUS or code in PASSING_CODES
@@ -105,6 +107,13 @@ def _passes(error: Exception) -> bool:
         ResponseParserError, boto.CredentialRetrievalError, HTTPError, HTTPException, OSError,
     )  # fmt: skip
     return isinstance(error, network) and not isinstance(error, boto.ProxyConnectionError)
+
+
+def _is_endless(error: BaseException | None) -> bool:
+    """Whether the AWS client was sent from place to place, which it follows, until its stack was full."""
+    while error and not isinstance(error, RecursionError):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def _explained(error: Exception, url: str, action: str) -> StorageError:
@@ -124,7 +133,7 @@ def _explained(error: Exception, url: str, action: str) -> StorageError:
         )
     if isinstance(error, boto.NoCredentialsError | boto.PartialCredentialsError):
         return StorageError(f"{url}: no AWS credentials found; set AWS_PROFILE or AWS_ACCESS_KEY_ID and its secret")
-    if status in range(300, 400) or isinstance(error, RecursionError):  # the AWS client follows them without end
+    if status in range(300, 400) or _is_endless(error):
         return StorageError(
             f"{url}: the server sends to another place ({_named(error) if status else 'again and again'}); "
             "set AWS_ENDPOINT_URL (is it https?) and AWS_DEFAULT_REGION to where the bucket is"
