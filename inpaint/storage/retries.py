@@ -27,6 +27,10 @@ EXPIRED_CODES = {
 }  # fmt: skip
 
 
+class WrongAnswer(ConnectionError):
+    """The server is there, and sent something else than was asked for: worth another attempt, but not much patience."""
+
+
 class Retries:
     """The attempts of one operation on one object."""
 
@@ -152,5 +156,5 @@ def _given_up(error: Exception, url: str, action: str) -> StorageError:
     advice = "see whether AWS_ENDPOINT_URL is right and the service is up"
     if isinstance(error, SSLError):
         advice = "see whether AWS_CA_BUNDLE names the right certificates, and AWS_ENDPOINT_URL the right port"
-    kind = StorageError if type(error) is ConnectionError else Unavailable  # the former is ours: it is there, but wrong
+    kind = StorageError if isinstance(error, WrongAnswer) else Unavailable
     return kind(f"{url}: could not {action} it in {ATTEMPTS} attempts, the last one said: {said}; {advice}")

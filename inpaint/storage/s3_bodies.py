@@ -18,7 +18,7 @@ from typing import Any
 from inpaint.errors import StorageError
 from inpaint.storage import s3_client
 from inpaint.storage.objects import ChangedMeanwhile
-from inpaint.storage.retries import status_of
+from inpaint.storage.retries import WrongAnswer, status_of
 from inpaint.storage.s3_client import current_client, place_of, retries_of, tally, wait_or_raise
 
 FIRST_BYTES = 64 << 10  # read before the speed is known; a body that is silent meanwhile is asked for again
@@ -35,8 +35,17 @@ class _Sink:
 
 
 def receive(url: str, start: int, view: memoryview | None, etag: str | None) -> memoryview:
-    """Fill `view` from byte `start`, or a buffer of the object's size when there is none, in as many requests as it
-    takes; every request after the first insists on the version that the first one saw."""
+    """Read an object into memory, in as many requests as it takes, all of one version.
+
+    Args:
+        start: its first byte that is wanted.
+        view: filled from there; None for memory of the object's size.
+        etag: the version that is wanted; the one that the first request sees when None.
+
+    Raises:
+        ChangedMeanwhile: it has another version.
+        StorageError: it ends too early, or cannot be read.
+    """
     sink, retries = _Sink(view), retries_of(url, "read")
     while sink.view is None or sink.done < len(sink.view):
         client, before = current_client(), sink.done
@@ -65,18 +74,18 @@ def _open(client: Any, url: str, start: int, sink: _Sink, etag: str | None) -> d
     if sink.view is None:
         if "ContentRange" in response:
             body.close()
-            raise ConnectionError(f"the server answered with {response['ContentRange']} when asked for the whole")
+            raise WrongAnswer(f"the server answered with {response['ContentRange']} when asked for the whole")
         sink.view = memoryview(bytearray(length))
     elif not _is_the_range(response, start, len(sink.view) - sink.done):
         body.close()
         said = response.get("ContentRange") or f"a whole object of {length} bytes"
-        raise ConnectionError(f"the server answered {options['Range']} with {said}; it must support ranges")
+        raise WrongAnswer(f"the server answered {options['Range']} with {said}; it must support ranges")
     elif length < len(sink.view) - sink.done:
         body.close()
         end, wanted = start + length, start + len(sink.view) - sink.done
         if response.get("ContentRange", "").endswith(f"/{end}"):
             raise StorageError(f"{url}: ends at byte {end}, expected {wanted}; the object was truncated")
-        raise ConnectionError(f"got bytes up to {end} of the asked {wanted}")
+        raise WrongAnswer(f"got bytes up to {end} of the asked {wanted}")
     return response
 
 
@@ -99,7 +108,7 @@ def _drain(body: Any, sink: _Sink) -> None:
             with WATCH.limit(stream, s3_client.SILENCE_SECONDS):
                 count = _fill(stream, sink.view[sink.done : sink.done + length])
             if not count:
-                raise ConnectionError(f"the body ended {len(sink.view) - sink.done} bytes early")
+                raise WrongAnswer(f"the body ended {len(sink.view) - sink.done} bytes early")
             sink.done += count
             tally("bytes_read", count)
             rate = count / max(time.monotonic() - since, 1e-6)

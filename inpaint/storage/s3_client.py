@@ -20,11 +20,21 @@ _counts = {"requests": 0, "retries": 0, "bytes_read": 0}
 
 
 def traffic() -> dict[str, int]:
+    """Requests, retries and bytes read so far by this process."""
     with _lock:
         return dict(_counts)
 
 
 def call(url: str, action: str, operation: Callable[[Any, dict[str, str]], Any]) -> Any:
+    """What an operation on an object returns, tried again while its failures may pass.
+
+    Args:
+        action: what it does, for messages: read, write, list, delete.
+        operation: gets the client, and the object's bucket and key.
+
+    Raises:
+        StorageError: it failed for good, or in all attempts.
+    """
     retries = retries_of(url, action)
     while True:
         client = current_client()
@@ -36,6 +46,7 @@ def call(url: str, action: str, operation: Callable[[Any, dict[str, str]], Any])
 
 
 def retries_of(url: str, action: str) -> Retries:
+    """The attempts of one call, each further one counted."""
     return Retries(url, action, on_retry=lambda: tally("retries", 1))
 
 
@@ -75,6 +86,11 @@ def current_client() -> Any:
 
 
 def place_of(url: str) -> dict[str, str]:
+    """Bucket and key of an s3:// URL.
+
+    Raises:
+        StorageError: it names no bucket.
+    """
     bucket, _, key = url.removeprefix("s3://").partition("/")
     if not bucket:
         raise StorageError(f"{url}: names no bucket; expected s3://bucket/key")
@@ -82,6 +98,7 @@ def place_of(url: str) -> dict[str, str]:
 
 
 def tally(name: str, amount: int) -> None:
+    """Add to one of the numbers of `traffic`."""
     with _lock:
         _counts[name] += amount
 
