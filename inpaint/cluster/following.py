@@ -28,7 +28,8 @@ SUBMITTER = "ray-job-submitter"
 TAIL_LINES = 2000  # of a driver's log, in which its progress is looked for
 STEP_LINE = re.compile(r"^(\S*).*?\bstep (\d+)/(\d+)\b(.*)", re.MULTILINE)
 STAGE = re.compile(r"\bstage=(\w+)")
-NUMBER = re.compile(r"(\w+)=([-+.\deE]+)")
+NUMBER = re.compile(r"(?<!\S)(\w+)=([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d{1,2})?)(?!\S)")
+STAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[-+]\d\d:\d\d)")
 LOOK_FOR_STOP_MARK = ("train", "sweep")
 STORE_PATIENCE_SECONDS = 20.0
 PREEMPTION = "a node goes away"
@@ -259,9 +260,10 @@ def _seconds_since(stamp: str) -> int | None:
 
 
 def _written_at(stamp: str) -> datetime | None:
-    """The time at which the API server says a line was written; None where there is none."""
-    match = re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d", stamp)
-    return datetime.fromisoformat(match[0]).replace(tzinfo=UTC) if match else None
+    """The time at which a node says, in its own time zone, that a line was written; None where there is none."""
+    with suppress(ValueError):  # the 32nd of a month
+        return datetime.fromisoformat(stamp) if STAMP.fullmatch(stamp) else None
+    return None
 
 
 def ask_to_stop(cluster: Cluster, job: Object) -> str:

@@ -12,6 +12,7 @@ from inpaint.cluster.following import StoreReader, ask_to_stop, follow_logs, par
 from inpaint.cluster.pods import DRIVER_LOG
 from inpaint.cluster.submission import submit
 from inpaint.cluster.task import STOP_FILE
+from inpaint.config import list_presets, load_run
 from inpaint.errors import ClusterError, StorageError
 from tests.cluster.objects import lines, pod
 
@@ -131,10 +132,51 @@ def test_progress_is_read_from_the_newest_line_and_the_store():
     )
     found = parse_progress(text, checkpoint=None)
     assert (found.step, found.total_steps, found.stage, found.images_per_second) == (20, 400, "texture", 80.25)
-    assert (found.checkpoint_time, found.preemptions) == (970.0, 1)
+    assert (found.checkpoint_time, found.preemptions) == (pytest.approx(970.123456, abs=1e-6), 1)
     found = parse_progress(text, checkpoint=(15, 900.0))
     assert (found.checkpoint_step, found.checkpoint_time) == (15, 900.0)
     assert parse_progress("", checkpoint=None).step is None
+
+
+STAGES = sorted({stage for preset in list_presets() for stage in load_run(preset).stages})
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_progress_of_every_stage_of_every_preset_is_read(stage):
+    """A name that begins as a number does (edge) is not taken for one."""
+    text = f"1970-01-01T00:16:40Z step 20/400 stage={stage} images_per_second=8.025e+01 checkpoint_age_seconds=30"
+    found = parse_progress(text, checkpoint=None)
+    assert (found.stage, found.images_per_second, found.checkpoint_time) == (stage, 80.25, 970.0)
+
+
+@pytest.mark.parametrize("said", ["e", "-", ".", "+.e1", "1e", "1.5x", "nan", "inf", "1.2.3", "", "1e999"])
+def test_what_is_no_finite_number_in_a_progress_line_is_left_out(said):
+    found = parse_progress(f"1970-01-01T00:16:40Z step 20/400 images_per_second={said} x=1", checkpoint=None)
+    assert (found.step, found.images_per_second) == (20, None)
+
+
+@pytest.mark.parametrize(
+    ("said", "number"), [("12", 12.0), ("12.", 12.0), (".5", 0.5), ("-3e-05", -3e-5), ("+1E2", 100.0)]
+)
+def test_every_way_to_write_a_number_in_a_progress_line_is_read(said, number):
+    text = f"1970-01-01T00:16:40Z step 20/400 images_per_second={said}"
+    assert parse_progress(text, checkpoint=None).images_per_second == number
+
+
+@pytest.mark.parametrize(
+    ("stamp", "written"),  # 10:00:00 UTC on 2026-11-21 is 1795255200
+    [
+        ("2026-11-21T18:00:00.5+08:00", 1795255200.5),
+        ("2026-11-21T05:00:00-05:00", 1795255200.0),
+        ("2026-11-21T10:00:00.250000000Z", 1795255200.25),
+        ("2026-11-21T15:30:00.123456789+05:30", 1795255200.123456),
+        ("2026-11-32T10:00:00Z", None),
+        ("20261121", None),
+    ],
+)
+def test_the_time_of_a_line_is_read_in_the_zone_of_its_node(stamp, written):
+    found = parse_progress(f"{stamp} step 20/400 checkpoint_age_seconds=0", checkpoint=None)
+    assert found.checkpoint_time == (written if written is None else pytest.approx(written, abs=1e-6))
 
 
 def test_only_a_whole_checkpoint_counts(store):
