@@ -15,7 +15,10 @@ from inpaint.errors import CheckpointError, StorageError
 MANIFEST = "manifest.json"
 RESTING = "resting"  # beside the checkpoints: networks that several of them share
 FORMAT = 1
-LOWER_IS_BETTER = ("l1", "lpips", "fid", "loss")  # beginnings of metric names
+HIGHER_IS_BETTER = ("psnr", "ssim", "identity", "edge_", "known_edge_")  # beginnings of metric names
+LOWER_IS_BETTER = (
+    "l1", "mae", "lpips", "fid", "kid", "landmarks", "loss", "hole_error", "valid_error", "seam_error", "checkerboard",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,7 @@ def best(run: str, metric: str, mode: Literal["max", "min"] | None = None) -> Ch
         mode: which end is best; by the metric's name when None.
 
     Raises:
-        CheckpointError: the run has no checkpoint, or none with this metric.
+        CheckpointError: the run has no checkpoint, or none with this metric, or nobody says which end of it is best.
     """
     found = list_checkpoints(run)
     if not found:
@@ -96,13 +99,21 @@ def best(run: str, metric: str, mode: Literal["max", "min"] | None = None) -> Ch
     if not scored:
         known = ", ".join(sorted({name for info in found for name in info.metrics})) or "none"
         raise CheckpointError(f"{run}: no checkpoint has {metric}; scores there: {known}")
-    sign = 1 if (mode or direction(metric)) == "max" else -1
+    end = mode or direction(metric)
+    if end is None:
+        raise CheckpointError(f"{run}: whether more or less {metric} is better is not known; choose a score")
+    sign = 1 if end == "max" else -1
     return max(scored, key=lambda info: (sign * info.metrics[metric], info.step))
 
 
-def direction(metric: str) -> Literal["max", "min"]:
-    """Which end of a metric is best, from its name (`lpips`, `psnr`, `l1@30-40`)."""
-    return "min" if metric.startswith(LOWER_IS_BETTER) else "max"
+def direction(metric: str) -> Literal["max", "min"] | None:
+    """Which end of a metric is best, from its name (`lpips_alex`, `l1@30-40`, `generator/loss`); None if unclear."""
+    *before, name = metric.partition("@")[0].split("/")
+    if len(before) > 1:  # a network's or a term's own, such as its share in the gradient
+        return None
+    if name.startswith(LOWER_IS_BETTER):
+        return "min"
+    return "max" if name.startswith(HIGHER_IS_BETTER) else None
 
 
 def require_run(url: str) -> None:

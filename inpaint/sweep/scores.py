@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
-from inpaint.checkpoints.layout import LOWER_IS_BETTER, direction
+from inpaint.checkpoints.layout import direction
 from inpaint.config.base import suggest
 from inpaint.config.run import RunConfig
 from inpaint.config.sweep import SweepConfig
@@ -13,8 +13,6 @@ from inpaint.sweep.trials import example, run_of
 
 OF_NETWORKS = ("lpips_", "face_")  # how metrics that need a scoring network begin
 LOOKS = ("hole_error", "valid_error", "checkerboard", "seam_error")  # of `training.health`, on the batch of a step
-BETTER = ("psnr", "ssim", *LOWER_IS_BETTER)  # how names begin of which it is known which end is best
-OF_PARTS = ("health/score/", "health/gradient_norm/", "health/share/")  # the name ends in a network or term
 
 
 def check_metrics(sweep: SweepConfig, *, root: str) -> list[str]:
@@ -33,9 +31,9 @@ def check_metrics(sweep: SweepConfig, *, root: str) -> list[str]:
     run = run_of(sweep, example(sweep), root=root)
     check_scores(run)
     for name, mode in sweep.metrics.items():
-        if name.startswith(BETTER) and mode != direction(name):
-            raise ConfigError(f"{sweep.name}: metrics: {name}: {mode} would look for the worst; set it to "
-                              f"{direction(name)}")  # fmt: skip
+        best = direction(name) or mode
+        if mode != best:
+            raise ConfigError(f"{sweep.name}: metrics: {name}: {mode} would look for the worst; set it to {best}")
     known = logged_scores(run)
     if set(sweep.metrics) <= set(known):
         return []
@@ -53,24 +51,20 @@ def check_metrics(sweep: SweepConfig, *, root: str) -> list[str]:
 
 def check_scores(run: RunConfig) -> list[str]:
     """Refuse a protocol that is not there, best checkpoints by a score that is not logged, or by its wrong end, and a
-    rule of `health.stop_when` that waits for one. Of losses, and looks at single networks, only the run itself knows.
+    rule of `health.stop_when` that waits for what no stage logs.
 
     Returns:
-        What cannot be looked at here, as lines: the scores of a method's own are known where torch is installed.
+        What cannot be looked at here, as lines: what is a method's own is known where torch is installed.
 
     Raises:
-        ConfigError: with the nearest score that is logged.
+        ConfigError: with the nearest name that is logged.
     """
     try:
         known = logged_scores(run, present=True)
     except EvaluationError as error:
         raise ConfigError(f"evaluation.protocol: {error}") from None
     wanted = {"checkpoints.metric": run.checkpoints.metric} if run.checkpoints.keep_best else {}
-    wanted |= {
-        f"health.stop_when.{name}": name
-        for name in run.health.stop_when
-        if "/" not in name or (name.startswith("health/") and not name.startswith(OF_PARTS))
-    }
+    wanted |= {f"health.stop_when.{name}": name for name in run.health.stop_when}
     unknown = {setting: name for setting, name in wanted.items() if name not in known}
     if unknown and find_spec("torch") is None:
         return [f"{setting} {name}, for which torch has to be installed" for setting, name in unknown.items()]
@@ -78,14 +72,30 @@ def check_scores(run: RunConfig) -> list[str]:
         from inpaint.methods import METHODS
 
         known += METHODS[run.method.name].own_scores
+    of_stages = _logged_values(run) if any("/" in name for name in unknown.values()) else set()
     for setting, name in unknown.items():
-        if name not in known:
+        names = known if setting == "checkpoints.metric" else {*known, *of_stages}  # losses are not scored
+        if name not in names:
             shown = ", ".join(score for score in known if "@" not in score)
-            raise ConfigError(f"{setting}: the run logs no {name}{suggest(name, known)} (it logs {shown})")
-    metric, mode = run.checkpoints.metric, direction(run.checkpoints.metric)
-    if run.checkpoints.keep_best and metric.startswith(BETTER) and run.checkpoints.mode != mode:
-        raise ConfigError(f"checkpoints.mode {run.checkpoints.mode} would keep the worst by {metric}; set it to {mode}")
+            raise ConfigError(f"{setting}: the run logs no {name}{suggest(name, names)} (it logs {shown})")
+    metric, mode = run.checkpoints.metric, run.checkpoints.mode
+    best = direction(metric) or mode
+    if run.checkpoints.keep_best and mode != best:
+        raise ConfigError(f"checkpoints.mode {mode} would keep the worst by {metric}; set it to {best}")
     return []
+
+
+def _logged_values(run: RunConfig) -> set[str]:
+    """Names of the losses and rates of a run's stages, and of the looks at their networks; of a method without data."""
+    import torch
+
+    from inpaint.methods import build_method
+    from inpaint.training.plan import logged_names
+
+    with torch.device("meta"):
+        stages = [stage for stage in build_method(run).stages() if stage.steps]
+    values = logged_names(stages, clipped=run.training.clip_gradient_norm is not None)
+    return values if run.health.every else {name for name in values if not name.startswith("health/")}
 
 
 def logged_scores(run: RunConfig, *, present: bool = False) -> list[str]:

@@ -174,6 +174,42 @@ def test_where_lower_is_better_the_lowest_is_kept_and_found(tmp_path):
     assert checkpoints.best(run.url, "l1").step == 2
 
 
+@pytest.mark.parametrize(
+    ("metric", "better"),
+    [
+        ("psnr@20-30", "max"), ("ssim_grey", "max"), ("edge_precision", "max"),
+        ("mae", "min"), ("lpips_vgg@10-20", "min"), ("health/seam_error", "min"), ("generator/l1", "min"),
+        ("generator/loss", "min"),
+    ],
+)  # fmt: skip
+def test_the_best_is_the_better_end_of_each_score(run, metric, better):
+    writer = CheckpointWriter(run)
+    for step, value in ((1, 2.0), (2, 1.0)):
+        save(writer, step, {metric: value})
+
+    assert checkpoints.best(run.url, metric).step == {"max": 1, "min": 2}[better]
+
+
+@pytest.mark.parametrize("metric", ["generator/adversarial", "health/score/discriminator/real", "health/share/g/l1"])
+def test_where_no_end_is_known_to_be_better_none_is_guessed(run, writer, metric):
+    save(writer, 1, {metric: 20.0})
+
+    with pytest.raises(CheckpointError, match=f"whether more or less {metric} is better is not known; choose a score"):
+        checkpoints.best(run.url, metric)
+    assert checkpoints.best(run.url, metric, "min").step == 1
+
+
+def test_a_folder_that_cannot_be_listed_is_not_an_empty_one(run, writer, monkeypatch):
+    save(writer, 1)
+
+    def stale(folder):
+        raise OSError(errno.ESTALE, "Stale file handle", folder)
+
+    monkeypatch.setattr(os, "scandir", stale)
+    with pytest.raises(StorageError, match="Stale file handle"):
+        checkpoints.list_checkpoints(run.url)
+
+
 def test_the_best_by_an_unknown_score_says_which_scores_there_are(run, writer):
     save(writer, 1, {"psnr": 20.0, "ssim": 0.5})
 
