@@ -194,9 +194,6 @@ class _Worker:
         """End the run when a logged value was beyond its bound at the last so many looks."""
         for name, bound in self.run.health.stop_when.items():
             values = self.history.newest(name, bound.times)
-            if not values and self.trainer.step >= max(self.run.health.every, self.run.evaluation.every):
-                known = {key for row in self.history.rows for key in row}
-                raise ConfigError(f"health.stop_when: nothing is logged as {name}{suggest(name, known)}")
             low = -math.inf if bound.below is None else bound.below
             high = math.inf if bound.above is None else bound.above
             if len(values) == bound.times and all(not low <= value <= high for value in values):

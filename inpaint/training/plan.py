@@ -54,6 +54,24 @@ def check_terms(stage: Stage, update: Update, terms: Iterable[str]) -> None:
         raise PlanError(f"{place}: term {term} has weight 0 and was computed; leave out terms that are not active")
 
 
+def logged_names(stages: Iterable[Stage], *, clipped: bool) -> set[str]:
+    """Everything that steps of these stages log, and that looks at their networks (`health`) do.
+
+    Args:
+        clipped: gradients are clipped, so that their norms are known.
+    """
+    names: set[str] = set()
+    for stage in stages:
+        names |= {f"health/gradient_norm/{network}" for network in stage.trained()}
+        for update in stage.updates:
+            active, ramped = update.active(), {term for term, weight in update.weights.items() if callable(weight)}
+            values = {*active, "loss", "learning_rate", *(f"{term}_weight" for term in ramped)}
+            names |= {f"{update.name}/{value}" for value in (*values, *["gradient_norm"] * clipped)}
+            names |= {f"health/share/{update.name}/{term}" for term in active}
+            names |= {f"health/score/{network}/{side}" for network in update.trains for side in ("real", "filled")}
+    return names
+
+
 def trained_parameters(method: nn.Module, names: Iterable[str]) -> list[nn.Parameter]:
     """The parameters of the named networks, each once, in order."""
     found = {id(p): p for name in names for p in getattr(method, name).parameters()}

@@ -46,6 +46,15 @@ def test_a_sound_run_is_described_and_nothing_is_written(root):
         (["checkpoints.metric=l1"], ConfigError, r"checkpoints.mode max would keep the worst by l1; set it to min"),
         (["health.stop_when={psrn: {below: 3}}"], ConfigError, r"health.stop_when.psrn: the run logs no psrn"),
         (["health={every: 5, stop_when: {health/seam: {above: 1}}}"], ConfigError, r"no health/seam; did you mean"),
+        (["health.stop_when={generator/l2: {above: 1}}"], ConfigError, r"no generator/l2; did you mean generator/l1"),
+        (["health.stop_when={generator/gradient_norm: {above: 1}}"], ConfigError, r"no generator/gradient_norm"),
+        (
+            ["health={every: 5, stop_when: {health/score/generator/real/x: {above: 1}}}"],
+            ConfigError,
+            r"no health/score/generator/real/x; did you mean health/score/generator/real\?",
+        ),
+        (["checkpoints.metric=health/seam_error", "health.every=5"], ConfigError, r"worst by health/seam_error"),
+        (["checkpoints.metric=mae", "evaluation.protocol=mmagic"], ConfigError, r"the worst by mae; set it to min"),
         (["evaluation.lpips={alex: gone.pth}"], WeightsError, r"--set evaluation.lpips.alex=gone.pth is not a file"),
     ],
 )

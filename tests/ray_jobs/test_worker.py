@@ -358,9 +358,15 @@ def test_a_value_beyond_its_bound_so_many_times_ends_the_run(root):
         train(run, PlainSession())
 
 
-def test_a_bound_on_a_value_that_is_never_logged_is_an_error(root):
-    with pytest.raises(ConfigError, match=r"nothing is logged as psnrr; did you mean psnr\?"):
-        train(toy_run(root, "typo", "health.stop_when={psnrr: {below: 1}}"), PlainSession())
+def test_a_bound_on_what_only_a_later_stage_logs_waits_for_that_stage(root):
+    run = load_run("context-encoder-tiny", assignments=[
+        "name=later", f"root={root}", "data.dataset=toy", "training.global_batch=4", "tracking.mode=disabled",
+        "stages.reconstruct.steps=2", "stages.local.steps=2", "stages.global.steps=0", "training.log_every=1",
+        "evaluation.every=1", "checkpoints.every=100", "health.stop_when={generator/local: {below: 1000, times: 2}}",
+    ])  # fmt: skip
+
+    with pytest.raises(TrainingError, match=r"step 4: generator/local was .*, outside 1000 to inf, 2 times in a row"):
+        train(run, PlainSession())
 
 
 def test_keeping_the_best_by_a_score_that_is_never_computed_is_an_error(root):
