@@ -1,6 +1,7 @@
 """The health of a GAN in training, on the batch of a step: who is winning, what moves the generator, what a fill shows.
 
-A look costs about a step and changes nothing: buffers, modes, gradients and random numbers are as before. The values:
+A look costs about a step and changes nothing: buffers, modes, gradients and random numbers are as before. It needs no
+more memory than a step: where steps are made in parts, it takes the first one. The values:
 
     health/score/<network>/real, .../filled     mean output of a discriminator on true and on filled images
     health/gradient_norm/<network>              length of its gradient in the last step
@@ -13,7 +14,7 @@ A look costs about a step and changes nothing: buffers, modes, gradients and ran
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ from inpaint.training.accumulation import BufferSnapshot
 from inpaint.training.plan import select_gradients, select_modes
 from inpaint.training.precision import autocast, policy
 from inpaint.training.randomness import seed_torch
+from inpaint.training.recomputing import blocks_of, recomputed
 from inpaint.training.rehearsal import tensors_of
 from inpaint.training.trainer import Trainer
 
@@ -39,14 +41,14 @@ def look(trainer: Trainer, batch: Batch) -> dict[str, float]:
         trainer: that has made at least one step.
         batch: of the last step, this rank's share.
     """
-    batch = batch.to(trainer.device)
+    batch = batch.to(trainer.device).split(trainer.config.accumulate)[0]
     stage, progress = _last_stage(trainer)
     values = {f"health/gradient_norm/{name}": norm.item() for name, norm in trainer.gradient_norms().items()}
     with _unchanged(trainer.method), policy(trainer.config, trainer.device):
         seed_torch(trainer.seed, trainer.step, LOOK)
         select_modes(trainer.method, stage)
         select_gradients(trainer.method, stage.trained())
-        with autocast(trainer.config, trainer.device):
+        with autocast(trainer.config, trainer.device), _recomputing(trainer, stage):
             made = stage.forward(batch)
             for update in stage.updates:
                 values |= _scores(trainer.method, update, batch, made) if _judges(update) else {}
@@ -101,6 +103,12 @@ def _last_stage(trainer: Trainer) -> tuple[Stage, float]:
             break
         before += stage.steps
     return stage, (trainer.step - before) / stage.steps
+
+
+def _recomputing(trainer: Trainer, stage: Stage) -> AbstractContextManager[None]:
+    """Blocks keep only their inputs for backward where they do so in steps."""
+    networks = stage.trained() if trainer.config.activation_checkpointing else ()
+    return recomputed(block for name in networks for block in blocks_of(getattr(trainer.method, name)))
 
 
 def _judges(update: Update) -> bool:

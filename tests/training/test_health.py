@@ -8,6 +8,7 @@ from inpaint.imaging import Batch
 from inpaint.methods import build_method
 from inpaint.training import Trainer
 from inpaint.training.health import checkerboard, errors, look, seam_error
+from inpaint.training.recomputing import blocks_of
 from ray_jobs.toy import toy_run
 
 
@@ -92,6 +93,19 @@ def test_gradient_norms_are_there_for_every_network_that_learns(run):
 
     assert found["health/gradient_norm/generator"] > 0
     assert found["health/gradient_norm/discriminator"] > 0
+
+
+def test_a_look_needs_no_more_memory_than_a_step_in_parts_that_recomputes(run):
+    sparing = toy_run("unused", "sparing", "training.accumulate=2", "training.activation_checkpointing=true")
+    trainer = trained(sparing, 1)
+    block = blocks_of(trainer.method.generator)[0]
+    seen = []
+    block.register_forward_pre_hook(lambda block, inputs: seen.append((len(inputs[0]), "forward" in vars(block))))
+
+    look(trainer, next(batches()))
+
+    assert seen[0] == (2, True)  # half of the batch, and recomputed: its own forward is replaced
+    assert "forward" not in vars(block)
 
 
 def test_a_look_changes_nothing_of_what_follows(run):
