@@ -68,7 +68,7 @@ def list_objects(url: str) -> Iterator[ObjectInfo]:
     root = str(path_of(url))
     names = []
     with errors(url):
-        for folder, _, files in os.walk(root):
+        for folder, _, files in os.walk(root, onerror=_refuse):
             base = os.path.relpath(folder, root)
             names += [os.path.normpath(os.path.join(base, name)) for name in files if not _is_hidden(name)]
     for name in sorted(names):
@@ -160,6 +160,12 @@ def delete_tree(url: str) -> None:
     if path.is_dir():
         with errors(url):
             shutil.rmtree(path)
+
+
+def _refuse(error: OSError) -> None:
+    """What cannot be listed is not empty: only what is not there, or not there any more, holds nothing."""
+    if not isinstance(error, FileNotFoundError | NotADirectoryError):
+        raise error
 
 
 def _info(url: str, found: os.stat_result) -> ObjectInfo:
