@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from inpaint import storage
-from inpaint.config.sweep import SweepConfig, load_sweep
+from inpaint.config.sweep import SweepConfig, load_sweep, trial_id
 from inpaint.errors import InpaintError
 from inpaint.sweep.capacity import DRIVER_CPUS, check_capacity
 from inpaint.sweep.proposing import propose
@@ -38,7 +38,6 @@ from inpaint.sweep.trials import (
     remaining,
     run_of,
     sweep_url,
-    trial_id,
     write_record,
 )
 from ray_jobs.lease import Lease

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -23,13 +23,12 @@ from inpaint.config.base import (
     Strict,
     apply_overrides,
     known_paths,
-    names_in,
     parse_overrides,
     read_yaml,
     suggest,
     validate,
 )
-from inpaint.config.run import RUN_NAME, RunConfig, load_run
+from inpaint.config.run import RUN_NAME, RunConfig, Seed, list_presets, load_run
 from inpaint.errors import ConfigError
 
 Value = bool | int | float | str
@@ -40,6 +39,8 @@ SET_BY_SWEEP = {
     "tracking.group": "a sweep's runs are grouped by its name",
 }
 Direction = Literal["max", "min"]
+INNER = 0.618  # where between two bounds a value is tried: on no whole number, and on no round share of the way
+CHECKED_TRIALS = 1000  # of a search, before it starts
 
 
 class LogUniform(Strict):
@@ -51,9 +52,10 @@ class LogUniform(Strict):
         low, high = self.loguniform
         return math.exp(generator.uniform(math.log(low), math.log(high)))
 
-    def extremes(self) -> list[Value]:
-        """The values to check before a sweep starts."""
-        return list(self.loguniform)
+    def probes(self) -> list[Value]:
+        """The values to check before a sweep starts: both bounds, then one between them."""
+        low, high = self.loguniform
+        return [low, high, math.exp(math.log(low) * (1 - INNER) + math.log(high) * INNER)]
 
     @model_validator(mode="after")
     def _ordered(self) -> LogUniform:
@@ -69,9 +71,10 @@ class Uniform(Strict):
     def draw(self, generator: random.Random) -> float:
         return generator.uniform(*self.uniform)
 
-    def extremes(self) -> list[Value]:
-        """The values to check before a sweep starts."""
-        return list(self.uniform)
+    def probes(self) -> list[Value]:
+        """The values to check before a sweep starts: both bounds, then one between them."""
+        low, high = self.uniform
+        return [low, high, low * (1 - INNER) + high * INNER]
 
     @model_validator(mode="after")
     def _ordered(self) -> Uniform:
@@ -87,8 +90,8 @@ class Choice(Strict):
     def draw(self, generator: random.Random) -> Any:
         return generator.choice(self.choice)
 
-    def extremes(self) -> list[Any]:
-        """The values to check before a sweep starts."""
+    def probes(self) -> list[Any]:
+        """The values to check before a sweep starts: all."""
         return list(self.choice)
 
 
@@ -157,6 +160,7 @@ class SweepConfig(Strict):
 
     name: str
     preset: str
+    preset_settings: dict[str, Any] | None = None  # of a preset that is a user's file; `load_sweep` reads them
     about: str = ""
     settings: dict[str, Any] = {}
     vary: dict[str, Distribution] = {}
@@ -167,7 +171,7 @@ class SweepConfig(Strict):
     budget: str | None = None
     search: Annotated[RandomSearch | TPESearch, Field(discriminator="kind")] = RandomSearch()
     scheduler: Annotated[FixedBudget | ASHA, Field(discriminator="kind")] = FixedBudget()
-    seeds: tuple[int, ...] = (0,)
+    seeds: tuple[Seed, ...] = (0,)
     concurrent: int | None = Field(None, gt=0)  # trials at a time; None = as many as the cluster holds
     published: tuple[str, ...] = ()  # tables whose rows the points are; "Table 1, row 3" in a label says which
 
@@ -197,6 +201,9 @@ class SweepConfig(Strict):
         if self.budget is not None and self.budget not in self.budgets:
             known = ", ".join(self.budgets) or "none is defined"
             raise ValueError(f"budget {self.budget!r} is unknown ({known}){suggest(self.budget, self.budgets)}")
+        longest = max((f"{self.name}-{trial_id(self, self.trials - 1, seed)}" for seed in self.seeds), key=len)
+        if not RUN_NAME.fullmatch(longest):
+            raise ValueError(f"name {self.name!r}: a trial would be named {longest}, longer than 40; shorten it")
         return self
 
     @property
@@ -210,9 +217,9 @@ class SweepConfig(Strict):
         return {path: distribution.draw(generator) for path, distribution in sorted(self.vary.items())}
 
 
-def list_sweeps() -> list[str]:
-    """Names of the definitions in `sweeps/`, sorted."""
-    return names_in(_folder())
+def trial_id(sweep: SweepConfig, number: int, seed: int) -> str:
+    """The name of a trial inside its sweep."""
+    return f"{number:03d}" if len(sweep.seeds) == 1 else f"{number:03d}-s{seed}"
 
 
 def load_sweep(
@@ -237,12 +244,22 @@ def load_sweep(
     overrides = parse_overrides(assignments)
     own = {path: value for path, value in overrides.items() if not path.startswith("settings.")}
     settings = {path.removeprefix("settings."): value for path, value in overrides.items() if path not in own}
+    if "preset" in own:
+        values.pop("preset_settings", None)
     values = apply_overrides(values, own)
     values["settings"] = {**values.get("settings", {}), **settings}
     values["budget"] = budget or values.get("budget") or next(iter(values.get("budgets") or {}), None)
     values["name"] = name or values["name"]
     sweep = validate(SweepConfig, values, place=source)
-    _check_runs(sweep, place=source)
+    if sweep.preset_settings is None and sweep.preset not in list_presets():
+        settings = load_run(sweep.preset, name="preset", root="nowhere").to_dict()
+        sweep = sweep.model_copy(update={"preset_settings": settings})
+    try:
+        for _ in foreseen_runs(sweep, root="nowhere"):
+            pass
+    except ConfigError as error:
+        raise ConfigError(f"{source}: {error}") from None
+    _check_rungs(sweep, place=source)
     return sweep
 
 
@@ -268,11 +285,43 @@ def trial_run(
     Raises:
         ConfigError: a path or value that the preset's run does not take.
     """
+    return _laid_over(_preset(sweep), sweep, values, name=name, root=root, seed=seed, settings=settings or {})
+
+
+def foreseen_runs(sweep: SweepConfig, *, root: str) -> Iterator[RunConfig]:
+    """Runs that the sweep can make: of its points and draws (the first thousand), and at and between the bounds of
+    every distribution, for a search that learns what it tries.
+
+    Raises:
+        ConfigError: one of them cannot be; names its point, path or draw.
+    """
+    checks = [(f"point {p.label!r}", p.values, p.settings) for p in sweep.points]
+    checks += [(what, {path: value}, {}) for what, path, value in _probes(sweep)]
+    if sweep.search.kind == "random":
+        draws = range(min(sweep.trials - len(sweep.points), CHECKED_TRIALS))
+        checks += [(f"random {n + 1}", sweep.draw(n), {}) for n in draws]
+    preset = _preset(sweep)
+    for what, values, settings in checks or [("settings", {}, {})]:
+        try:
+            yield _laid_over(preset, sweep, values, settings=settings, name="trial", root=root, seed=sweep.seeds[0])
+        except ConfigError as error:
+            raise ConfigError(f"{what}: {error}") from None
+
+
+def _preset(sweep: SweepConfig) -> RunConfig:
+    """The run that all trials are laid over."""
+    if sweep.preset_settings is None:
+        return load_run(sweep.preset, name="preset", root="nowhere")
+    return validate(RunConfig, sweep.preset_settings, place=sweep.preset)
+
+
+def _laid_over(
+    preset: RunConfig, sweep: SweepConfig, values: Mapping[str, Any], *, settings: Mapping[str, Any], **own: Any
+) -> RunConfig:
     budget = sweep.budgets.get(sweep.budget or "", {})
-    given = {**budget, **sweep.settings, **(settings or {}), **values, "seed": seed, "tracking.group": sweep.name}
-    base = load_run(sweep.preset, name=name, root=root)
-    _check_paths(given, base, place=sweep.name)
-    run = validate(RunConfig, apply_overrides(base.to_dict(), given), place=sweep.name)
+    given = {**budget, **sweep.settings, **settings, **values, "tracking.group": sweep.name, **own}
+    _check_paths(given, preset, place=sweep.name)
+    run = validate(RunConfig, apply_overrides(preset.to_dict(), given), place=sweep.name)
     unsaid = {path: value for path, value in _watching(run).items() if not _is_given(path, given)}
     return validate(RunConfig, apply_overrides(run.to_dict(), unsaid), place=sweep.name)
 
@@ -300,15 +349,17 @@ def _check_paths(given: Iterable[str], run: RunConfig, *, place: str) -> None:
             raise ConfigError(f"{place}: {path} is not a setting of a run{suggest(path, known)}")
 
 
-def _check_runs(sweep: SweepConfig, *, place: str) -> None:
-    """Build the run of every point, and one at every bound of every distribution: what is wrong fails here."""
-    checks = [(f"point {p.label!r}", p.values, p.settings) for p in sweep.points]
-    checks += [(f"vary {path}", {path: end}, {}) for path, d in sweep.vary.items() for end in d.extremes()]
-    for what, values, settings in checks or [("settings", {}, {})]:
-        try:
-            trial_run(sweep, values, name="check", root="nowhere", settings=settings)
-        except ConfigError as error:
-            raise ConfigError(f"{place}: {what}: {error}") from None
+def _probes(sweep: SweepConfig) -> Iterator[tuple[str, str, Any]]:
+    """What is tried, its path, and a value of it, for every distribution."""
+    for path, distribution in sweep.vary.items():
+        *ends, inner = distribution.probes()
+        yield from ((f"vary {path}", path, value) for value in ends)
+        between = "" if isinstance(distribution, Choice) else ", which draws between its bounds (or list a choice)"
+        yield f"vary {path}{between}", path, inner
+
+
+def _check_rungs(sweep: SweepConfig, *, place: str) -> None:
+    """Refuse a first rung that lies behind the end of a trial."""
     if isinstance(sweep.scheduler, ASHA):
         total = trial_run(sweep, {}, name="check", root="nowhere").total_steps
         if sweep.scheduler.grace_steps >= total:

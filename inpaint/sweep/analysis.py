@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from inpaint.config.sweep import LogUniform, SweepConfig
+from inpaint.config.sweep import Choice, LogUniform, SweepConfig
 from inpaint.sweep.trials import Record
 
 RESAMPLES = 2000
@@ -117,10 +117,10 @@ def axis_of(sweep: SweepConfig, path: str, value: object) -> float:
     if isinstance(found, LogUniform):
         low, high = (math.log(end) for end in found.loguniform)
         return (math.log(max(float(value), 1e-12)) - low) / (high - low)  # type: ignore[arg-type]
-    ends = found.extremes()
-    if hasattr(found, "choice"):
+    if isinstance(found, Choice):
         return found.choice.index(value) / max(1, len(found.choice) - 1)
-    return (float(value) - ends[0]) / (ends[1] - ends[0])  # type: ignore[arg-type]
+    low, high = found.uniform
+    return (float(value) - low) / (high - low)  # type: ignore[arg-type]
 
 
 def _rank_correlation(pairs: np.ndarray) -> float:

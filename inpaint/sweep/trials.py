@@ -21,7 +21,7 @@ import yaml
 from inpaint import storage
 from inpaint.config.base import load_yaml, validate
 from inpaint.config.run import RunConfig
-from inpaint.config.sweep import SweepConfig, trial_run
+from inpaint.config.sweep import SweepConfig, trial_id, trial_run
 from inpaint.errors import ConfigError
 
 DEFINITION = "sweep.yaml"
@@ -97,11 +97,6 @@ def planned(sweep: SweepConfig) -> list[Trial]:
         for number, (label, values, settings) in enumerate(points)
         for seed in sweep.seeds
     ]
-
-
-def trial_id(sweep: SweepConfig, number: int, seed: int) -> str:
-    """The name of a trial inside its sweep."""
-    return f"{number:03d}" if len(sweep.seeds) == 1 else f"{number:03d}-s{seed}"
 
 
 def run_of(sweep: SweepConfig, trial: Trial, *, root: str) -> RunConfig:

@@ -1,10 +1,14 @@
 """Sweep definitions: checked to the last path before anything starts, drawn the same each time."""
 
 import math
+import time
+from pathlib import Path
 
 import pytest
+import yaml
 
-from inpaint.config.sweep import list_sweeps, load_sweep, trial_run
+from inpaint.config import load_run
+from inpaint.config.sweep import load_sweep, trial_run
 from inpaint.errors import ConfigError
 from inpaint.evaluation.published import published_tables
 
@@ -21,10 +25,11 @@ TABLE_1 = [
     (8.017214, 1.670086, 0.491773, 95.361352, 70.59277),
     (1.74567, 49.057089, 1.153775, 1.412379, 0.189158),
 ]
+DEFINITIONS = sorted(path.stem for path in (Path(__file__).parents[2] / "sweeps").glob("*.yaml"))
 TERMS = ("l1", "adversarial", "style", "perceptual", "feature_matching")
 
 
-@pytest.mark.parametrize("name", list_sweeps())
+@pytest.mark.parametrize("name", DEFINITIONS)
 def test_every_definition_is_valid_under_each_of_its_budgets(name):
     for budget in load_sweep(name).budgets:
         sweep = load_sweep(name, budget=budget)
@@ -88,6 +93,8 @@ def test_trials_of_a_seed_differ_in_the_varied_values_only():
         ("search={kind: tpe, seed: -1}", "search.seed -1: input should be greater than or equal to 0"),
         ("scheduler={kind: asha, grace_steps: 999999}", "scheduler.grace_steps 999999 of 32000 steps"),
         ("seeds=[1, 1]", "give one or more, each once"),
+        ("seeds=[0, -1]", "seeds.1 -1: input should be greater than or equal to 0"),
+        ("seeds=[0, 1234567890123456789]", "name 'isnet-loss-weights': a trial would be named .*-049-s123456789012"),
     ],
 )
 def test_what_cannot_work_is_refused_on_the_laptop(assignment, message):
@@ -109,6 +116,54 @@ def test_a_bound_that_a_run_does_not_take_is_refused(tmp_path):
     path.write_text("preset: tiny\ntrials: 1\nmetrics: {psnr: max}\nvary: {method.blocks: {choice: [1, 99]}}\n")
     with pytest.raises(ConfigError, match=r"vary method.blocks: .*method.blocks 99"):
         load_sweep(str(path))
+
+
+@pytest.mark.parametrize("kind", ["uniform", "loguniform"])
+@pytest.mark.parametrize("search", ["random", "tpe"])
+def test_a_distribution_of_fractions_over_whole_numbers_is_refused(tmp_path, kind, search):
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        "preset: tiny\ntrials: 1\nmetrics: {psnr: max}\npoints: [{label: one, values: {method.blocks: 1}}]\n"
+        f"vary: {{method.blocks: {{{kind}: [1, 4]}}}}\nsearch: {{kind: {search}}}\n"
+    )
+    with pytest.raises(ConfigError, match=r"vary method.blocks, .* between .* \(or list a choice\): .*blocks 2\.\d"):
+        load_sweep(str(path))
+
+
+def test_draws_that_do_not_go_together_are_refused_before_any_is_trained(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        "preset: tiny\ntrials: 8\nmetrics: {psnr: max}\nvary:\n  training.global_batch: {choice: [4, 8]}\n"
+        "  training.accumulate: {choice: [1, 8]}\nsettings: {resources.num_workers: 1}\n"  # 4 does not divide into 8
+    )
+    with pytest.raises(ConfigError, match=r"random \d: .*training.global_batch 4 does not divide into 1 workers × 8"):
+        load_sweep(str(path))
+
+
+def test_the_longest_search_is_checked_in_seconds():
+    began = time.process_time()
+    load_sweep("isnet-loss-weights", assignments=["trials=100000"])
+    assert time.process_time() - began < 10
+
+
+def test_a_sweep_carries_the_settings_of_a_users_preset(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("mine.yaml").write_text(yaml.safe_dump(without(load_run("tiny").to_dict(), "name", "root") | {"seed": 3}))
+    Path("search.yaml").write_text("preset: mine.yaml\ntrials: 1\nmetrics: {psnr: max}\npoints: [{label: one}]\n")
+    sweep = load_sweep("search.yaml")
+    Path("mine.yaml").unlink()  # as on another machine
+
+    Path("run.yaml").write_text(yaml.safe_dump(sweep.model_dump(mode="json")))
+    again = load_sweep("run.yaml")
+    assert again == sweep
+    run = trial_run(again, {}, name="a", root="r", seed=1)
+    assert (run.name, run.root, run.seed, run.method) == ("a", "r", 1, load_run("tiny").method)
+    other = load_sweep("run.yaml", assignments=["preset=isfrnet-tiny"])
+    assert trial_run(other, {}, name="a", root="r").method.name == "isfrnet"
+
+
+def without(settings, *keys):
+    return {key: value for key, value in settings.items() if key not in keys}
 
 
 def test_an_unknown_sweep_is_refused_with_the_nearest_one():
