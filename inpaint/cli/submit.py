@@ -146,29 +146,25 @@ def shards(
     inpaint submit shards s3://lab/raw/places.tar s3://lab/inpaint/shards/places2/train --dataset places2 --split train
     """
     from inpaint.cluster.secrets import refuse_secret_arguments
-    from inpaint.cluster.task import check_root, shards_task
+    from inpaint.cluster.task import shards_task
 
     words = (source, url, *context.args)
     refuse_secret_arguments(words)
-    _check_shard_words(words)
+    list_file = _read_shard_words(words)["list_file"]
     door = Door(runtime, namespace, kube_context, address, dry_run)
-    if door.runtime is not None:
-        store = door.runtime.store
-        for place in (source, url):
-            check_root(place, mount_path=store.mount_path if store.existing_claim else None)
-    task = shards_task(words, name=name, root=url, workers=workers)
+    task = shards_task(words, name=name, root=url, workers=workers, list_file=list_file)
     door.send(task, spot=spot, group=group, output=output, as_json=as_json)
 
 
-def _check_shard_words(words: tuple[str, ...]) -> None:
-    """Refuse words that `inpaint shards write` would refuse, before a cluster is asked for anything."""
+def _read_shard_words(words: tuple[str, ...]) -> dict[str, Any]:
+    """What the words say; what `inpaint shards write` would refuse fails before a cluster is asked for anything."""
     from typer.main import get_command
 
     from inpaint.cli.shards import write
 
     app = typer.Typer(add_completion=False)
     app.command()(write)
-    get_command(app).make_context("inpaint shards write", [*words, "--workers", "1"])
+    return get_command(app).make_context("inpaint shards write", [*words, "--workers", "1"]).params
 
 
 class Door:
@@ -250,12 +246,12 @@ class Door:
 
     def _to_kubernetes(self, task: Task, *, spot: bool, group: str | None, output: str, as_json: bool) -> None:
         from inpaint.cluster.manifest import build
+        from inpaint.cluster.places import check_places
+        from inpaint.cluster.pods import SCRATCH
         from inpaint.cluster.submission import submit as send
-        from inpaint.cluster.task import check_root
 
         assert self.runtime is not None
-        store = self.runtime.store
-        check_root(task.root, mount_path=store.mount_path if store.existing_claim else None)
+        check_places(task.places, shared=self.runtime.shared_folders, scratch=SCRATCH)
         manifests = build(task, self.runtime, namespace=self.namespace, spot=spot, group=group)
         if self.dry_run:
             print(_shown(manifests, output), end="")

@@ -115,6 +115,12 @@ class PodShape(Group):
     init_containers: Objects = Field(default_factory=list)
     sidecars: Objects = Field(default_factory=list)
 
+    @property
+    def mounted(self) -> list[str]:
+        """Paths of the site's own volumes that outlive a pod."""
+        lasting = {volume.get("name") for volume in self.extra_volumes if not {"emptyDir", "ephemeral"} & volume.keys()}
+        return [str(mount["mountPath"]) for mount in self.extra_volume_mounts if mount.get("name") in lasting]
+
     @field_validator("labels")
     @classmethod
     def _labels_are_not_the_operators(cls, labels: dict[str, str]) -> dict[str, str]:
@@ -266,6 +272,13 @@ class Runtime(Group):
     shutdown: Shutdown = Shutdown()
     queue: Queue = Queue()
     autoscaler: Autoscaler = Autoscaler()
+
+    @property
+    def shared_folders(self) -> list[str]:
+        """Paths that pods see alike: the claim's, and those at which the site mounts a volume in head and workers."""
+        claim = [self.store.mount_path] if self.store.existing_claim else []
+        workers = {path for group in self.worker_groups.values() for path in group.mounted}
+        return claim + [path for path in self.head.mounted if path in workers]
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Runtime:

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from inpaint.checkpoints.records import FREE
+from inpaint.cluster.places import Place, request_places, run_places
 from inpaint.config.evaluation import EvaluationFile, EvaluationRequest
 from inpaint.config.run import RUN_NAME, ResourcesConfig, RunConfig
-from inpaint.config.sweep import SweepConfig, trial_run
+from inpaint.config.sweep import SweepConfig, foreseen_runs, trial_run
 from inpaint.errors import ConfigError
 
 Kind = Literal["train", "sweep", "evaluate", "shards"]
@@ -50,6 +51,7 @@ class Task:
         drivers: extra one-core Ray slots on a CPU group, for the drivers of a sweep's trials.
         arguments: words after the run file, or instead of it for an entry point that reads none.
         reads_file: whether the entry point takes the run file.
+        places: every path and URL in it.
     """
 
     kind: Kind
@@ -64,6 +66,7 @@ class Task:
     drivers: int = 0
     arguments: tuple[str, ...] = ()
     reads_file: bool = True
+    places: tuple[Place, ...] = ()
 
     @property
     def job_name(self) -> str:
@@ -124,6 +127,7 @@ def train_task(run: RunConfig) -> Task:
         gpus=run.resources.gpus_per_worker,
         cpus=run.resources.cpus_per_worker,
         cache_gib=run.data.cache_gib + run.data.decoded_cache_gib,
+        places=(Place("root", run.root), *run_places(run)),
     )
 
 
@@ -138,6 +142,7 @@ def evaluation_task(request: EvaluationRequest, resources: ResourcesConfig, *, n
         workers=resources.num_workers,
         gpus=resources.gpus_per_worker,
         cpus=resources.cpus_per_worker,
+        places=(Place("root", request.root), *request_places(request)),
     )
 
 
@@ -169,10 +174,16 @@ def sweep_task(sweep: SweepConfig, *, root: str, concurrent: int) -> Task:
         cpus=trial.cpus_per_worker,
         drivers=concurrent if trial.num_workers > 1 else 0,
         arguments=("--root", root),
+        places=(
+            Place("root", root),
+            *dict.fromkeys(place for run in foreseen_runs(sweep, root=root) for place in run_places(run)),
+        ),
     )
 
 
-def shards_task(words: tuple[str, ...], *, name: str | None, root: str, workers: int) -> Task:
+def shards_task(
+    words: tuple[str, ...], *, name: str | None, root: str, workers: int, list_file: str | None = None
+) -> Task:
     """Writing a shard set as a task.
 
     Args:
@@ -180,8 +191,10 @@ def shards_task(words: tuple[str, ...], *, name: str | None, root: str, workers:
         name: of the task; the destination's last two folders when None.
         root: what the destination lies under.
         workers: shards written at a time.
+        list_file: the one that the words name.
     """
     url = words[1]
+    named = {"SRC": words[0], "DST": url} | ({"--list": list_file} if list_file else {})
     return Task(
         kind="shards",
         name=_label(name or "-".join(url.rstrip("/").split("/")[-2:])),
@@ -193,6 +206,7 @@ def shards_task(words: tuple[str, ...], *, name: str | None, root: str, workers:
         cpus=1,
         arguments=(*words, "--workers", str(workers)),
         reads_file=False,
+        places=tuple(Place(word, place) for word, place in named.items()),
     )
 
 
@@ -201,19 +215,3 @@ def _label(text: str) -> str:
     if not RUN_NAME.fullmatch(label):
         raise ConfigError(f"{text!r} cannot name a job; give --name with up to 40 of a-z, 0-9 and -, a letter first")
     return label
-
-
-def check_root(root: str, *, mount_path: str | None) -> None:
-    """Refuse a store that pods could not reach.
-
-    Args:
-        root: of the storage layout.
-        mount_path: where the runtime mounts a shared volume claim; None when it has none.
-
-    Raises:
-        ConfigError: the root is empty, or a folder of this machine.
-    """
-    if root.startswith("s3://") or (mount_path and (root + "/").startswith(mount_path.rstrip("/") + "/")):
-        return
-    place = f"or a folder under {mount_path}" if mount_path else "or give the chart a store.existingClaim"
-    raise ConfigError(f"root {root or '(none)'!s} cannot be reached from a pod; use --root s3://bucket/prefix, {place}")

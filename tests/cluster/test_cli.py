@@ -1,6 +1,7 @@
 """`inpaint submit`, `jobs`, `logs`, `stop` from end to end, and that no artefact of a run holds a planted secret."""
 
 import json
+import re
 import subprocess
 import sys
 import threading
@@ -14,6 +15,8 @@ from typer.testing import CliRunner
 from inpaint import storage
 from inpaint.cli import app
 from inpaint.cluster import selftest
+from inpaint.config import load_run
+from inpaint.config.sweep import load_sweep, trial_run
 from inpaint.errors import InpaintError
 from tests.cluster.objects import lines, pod
 
@@ -114,6 +117,109 @@ def test_what_is_wrong_is_refused_before_anything_is_sent(installed, words, mess
     assert installed.objects == before
 
 
+ELSEWHERE = {  # what each place of a run and of an evaluation is called, and an assignment with a path of this machine
+    "data.train": "/home/me/train",
+    "data.held_out": "photos/",
+    "holes": "{kind: set, url: masks/, hole: white}",
+    "stages.gan.from": "./runs/first",
+    "feature_weights.vgg19": "vgg.pth",
+    "feature_weights.vgg16": "~/vgg16.pth",
+    "evaluation.lpips": "{vgg: vgg.pth}",
+}
+ASKED_ELSEWHERE = {
+    "data": "./photos",
+    "masks": "{url: masks, hole: white}",
+    "lpips.vgg": "vgg.pth",
+    "features.tf-port": "/home/me/inception.pth",
+    "faces.arcface": "arcface.pt",
+    "out": "here",
+}
+
+
+@pytest.mark.parametrize(("path", "value"), ELSEWHERE.items())
+def test_a_place_of_a_run_that_no_pod_sees_is_refused_by_its_name(installed, path, value):
+    said = run("submit", "train", "tiny", "--set", f"{path}={value}", fails=True)
+    assert re.match(rf"{path}\S* \S+ cannot be reached from a pod; copy it to the store and give its URL, or ", said)
+    said = run("submit", "sweep", "isnet-loss-weights", "--set", f"settings.{path}={value}", fails=True)
+    assert said.startswith(path)
+    assert ("rayjobs", "tiny") not in installed.objects
+
+
+@pytest.mark.parametrize(("path", "value"), ASKED_ELSEWHERE.items())
+def test_a_place_of_an_evaluation_that_no_pod_sees_is_refused_by_its_name(installed, path, value):
+    said = run("submit", "evaluate", "paris", "--set", f"{path}={value}", fails=True)
+    assert re.match(rf"{path}\S* \S+ cannot be reached from a pod", said)
+    assert "subject ./runs/paris cannot be" in run("submit", "evaluate", "./runs/paris", "--name", "x", fails=True)
+
+
+def test_every_place_of_finished_images_is_looked_at(installed):
+    said = run("submit", "evaluate", "theirs", "--set", "finished={images: a, truth: s3://b/c, masks: m, hole: white}",
+               fails=True)  # fmt: skip
+    assert [line.partition(" cannot")[0] for line in said.splitlines()] == ["finished.images a", "finished.masks m"]
+
+
+def test_places_in_the_store_and_names_pass(installed):
+    places = ("data.train=s3://lab/a", "data.held_out=s3://lab/b", "stages.gan.from=first", "data.cache_dir=/cache/x",
+              "holes={kind: set, url: s3://lab/m, hole: white}", "feature_weights.vgg19=s3://lab/vgg19.pth",
+              "feature_weights.vgg16=random", "evaluation.lpips={alex: present}")  # fmt: skip
+    run("submit", "train", "tiny", *(word for place in places for word in ("--set", place)))
+    run("submit", "evaluate", "paris", "--set", "data=places2/test", "--set", "lpips.vgg=torchvision")
+
+
+def test_a_cache_where_a_pod_may_not_write_is_refused(installed):
+    said = run("submit", "train", "tiny", "--set", "data.cache_dir=/home/me/cache", fails=True)
+    assert said == "data.cache_dir /home/me/cache cannot be written in a pod; use a path under /cache, or leave it out"
+
+
+def test_a_preset_that_names_a_file_of_your_own_says_so(installed):
+    said = run("submit", "train", "isfrnet-celeba", fails=True)
+    assert "method.psp.checkpoint psp-inpainting.pt cannot be reached from a pod; copy it to the store" in said
+
+
+@pytest.fixture
+def volumes(tmp_path):
+    """A runtime whose pods share a claim at /store, and whose head and workers mount another at /data."""
+    claim = {"name": "data", "persistentVolumeClaim": {"claimName": "data"}}
+    mount = {
+        "extraVolumes": [claim, {"name": "own", "emptyDir": {}}],
+        "extraVolumeMounts": [{"name": "data", "mountPath": "/data"}, {"name": "own", "mountPath": "/own"}],
+    }
+    values = {"store": {"existingClaim": "shared"}, "head": mount, "workerGroups": {"cpu": {"cpus": 4, **mount}}}
+    (tmp_path / "runtime.yaml").write_text(yaml.safe_dump(values))
+    return ("--dry-run", "--root", "/store/lab", "--runtime", tmp_path / "runtime.yaml")
+
+
+@pytest.mark.parametrize("place", ["/store/train", "/store/a/../train", "/data/train", "/data"])
+def test_volumes_that_all_pods_mount_are_reached(volumes, place):
+    assert f"train: {place}" in run("submit", "train", "tiny", "--set", f"data.train={place}", *volumes)
+
+
+@pytest.mark.parametrize("place", ["/storage/train", "/store/../home/me", "store/train", "/own/train"])
+def test_what_only_looks_like_a_volume_is_not(volumes, place):
+    said = run("submit", "train", "tiny", "--set", f"data.train={place}", *volumes, fails=True)
+    assert f"data.train {place} cannot be reached from a pod" in said
+    assert "or a path under /store or /data" in said
+
+
+def test_a_sweep_of_a_promoted_preset_carries_it_to_the_cluster(installed, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    settings = load_run("tiny", num_workers=1, assignments=["method.width=8"]).to_dict()
+    Path("mine.yaml").write_text(yaml.safe_dump(settings))
+    Path("search.yaml").write_text("preset: mine.yaml\nmetrics: {psnr: max}\ntrials: 1\npoints: [{label: one}]\n")
+    run("submit", "sweep", "search.yaml")
+    Path("mine.yaml").unlink()  # a pod has no such file
+    Path("run.yaml").write_text(installed.objects["configmaps", "search-sweep-run"]["data"]["run.yaml"])
+    sent = load_sweep("run.yaml")
+    assert trial_run(sent, {}, name="a", root="s3://lab/inpaint").method.width == 8
+
+
+@pytest.mark.parametrize("varied", ["vary: {data.train: {choice: [s3://a/b, here]}}",
+                                    "points: [{label: one, settings: {data.train: here}}]"])  # fmt: skip
+def test_a_place_that_only_some_trials_have_is_looked_at(installed, tmp_path, varied):
+    (tmp_path / "search.yaml").write_text(f"preset: tiny\nmetrics: {{psnr: max}}\ntrials: 1\n{varied}\n")
+    assert "data.train here cannot be" in run("submit", "sweep", tmp_path / "search.yaml", fails=True)
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -187,7 +293,10 @@ def test_sweeps_evaluations_and_shards_go_the_same_way(installed):
     assert (
         "no such option" in run("submit", "shards", "s3://a/b.tar", "s3://c/d/e", "--sampels", "1", fails=True).lower()
     )
-    assert "cannot be reached from a pod" in run("submit", "shards", "./here", "s3://c/d/e", fails=True)
+    assert "SRC ./here cannot be reached from a pod" in run("submit", "shards", "./here", "s3://c/d/e", fails=True)
+    assert "DST here cannot be reached from a pod" in run("submit", "shards", "s3://a/b", "here", fails=True)
+    said = run("submit", "shards", "s3://a/b.tar", "s3://c/d/e", "--list", "names.txt", fails=True)
+    assert "--list names.txt cannot be reached from a pod" in said
 
 
 def test_a_sweep_asks_for_room_for_its_trials(installed, tmp_path):
