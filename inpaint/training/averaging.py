@@ -36,6 +36,14 @@ class Averages:
             pairs = [(self.values[name][key], value) for key, value in network.named_parameters()]
             torch._foreach_lerp_([average for average, _ in pairs], [value for _, value in pairs], 1 - self.decay)
 
+    @torch.no_grad()
+    def settle(self, networks: Mapping[str, nn.Module]) -> None:
+        """Give networks that are not trained any more their averages as weights, so that others learn beside what is
+        published."""
+        for name in networks.keys() & self.values.keys():
+            for key, parameter in networks[name].named_parameters():
+                parameter.copy_(self.values[name][key])
+
     @contextmanager
     def in_place(self, networks: Mapping[str, nn.Module]) -> Iterator[None]:
         """The averages as the networks' weights, inside; outside, the weights are back where they were."""

@@ -179,6 +179,7 @@ class StageRun:
         self.networks = {name: getattr(method, name) for name in stage.trained()}
         if averages is not None:
             averages.include(self.networks)
+            averages.settle({name: other for name, other in method.networks().items() if name not in self.networks})
         select_gradients(method, stage.trained())
         self.updates = [
             UpdateRun(

@@ -204,6 +204,21 @@ def test_averaged_weights_follow_the_weights_at_the_decay():
     torch.testing.assert_close(trainer.state_dict()["networks"]["generator"]["0.weight"], expected)
 
 
+def test_a_network_that_a_stage_leaves_alone_rests_with_its_averaged_weights():
+    method = build({"first": 2, "gan": 2})
+    first, gan = method.stages()
+    method.stages = lambda: (first, replace(gan, updates=gan.updates[:1]))  # which trains the discriminator alone
+    trainer = Trainer(method, TrainingConfig(ema=0.9), seed=0)
+    live = [weights(method)["generator.0.weight"] for _ in trainer.steps(batches(4))]
+    with trainer.averaged():
+        averaged = weights(method)
+
+    assert not torch.equal(live[1], averaged["generator.0.weight"])
+    assert torch.equal(live[2], averaged["generator.0.weight"])
+    assert torch.equal(live[3], averaged["generator.0.weight"])
+    assert not torch.equal(weights(method)["discriminator.2.weight"], averaged["discriminator.2.weight"])
+
+
 @pytest.mark.parametrize("stop", [1, 2, 3, 4, 5])
 @pytest.mark.parametrize(
     "setting", [{}, {"ema": 0.9, "accumulate": 2, "clip_gradient_norm": 0.05}], ids=["plain", "all"]
