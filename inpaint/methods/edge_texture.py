@@ -303,12 +303,11 @@ class EdgeTexture(Method):
     def complete_edges(self, image: Tensor, mask: Tensor) -> Drawn:
         """Edges as they are known when the hole's content is not, and as the edge generator completes them.
 
-        With `known_edges: masked` no pixel of the hole is looked at; `whole` detects in the whole image first, so that
-        edges beside the hole know a little of what is in it.
+        No pixel of the hole is looked at, as in EdgeConnect: in a true image its content would leak into the edges
+        beside it, in an emptied one its outline would become an edge.
         """
         luma = grey(image)
-        valid = 1 - mask if self.config.known_edges == "masked" else None
-        return self._with_edges(luma, canny(luma, valid, sigma=self.config.canny_sigma), mask)
+        return self._with_edges(luma, canny(luma, 1 - mask, sigma=self.config.canny_sigma), mask)
 
     def scores(self, image: Tensor, mask: Tensor) -> dict[str, Tensor]:
         """Precision and recall of the drawn edges against Canny's edges of the true image, each [B].
