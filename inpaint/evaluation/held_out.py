@@ -29,10 +29,12 @@ class TrainingEvaluator:
     """Scores a run's method on its held-out pairs.
 
     The pairs depend on the run's `evaluation` settings alone, so checkpoints of a run, and runs that share settings
-    and data, are scored on the same ones. Photographs are decoded once and kept, cropped to the run's size.
+    and data, are scored on the same ones. Photographs are decoded once and kept, cropped to the run's size. Holes are
+    those that the run trains with where they are a mask set or the centred square; for all other kinds they are strokes
+    of every hole ratio, so that scores can be compared whatever the training drew.
 
     Args:
-        run: names the held-out set, the size, the kind of holes and the protocol.
+        run: names the held-out set, the size, the holes and the protocol.
         device: where filling and scoring run.
 
     Raises:
@@ -99,15 +101,17 @@ def _plan(run: RunConfig, networks: Networks) -> Plan:
 
 
 def _under_holes_of(run: RunConfig, protocol: Protocol) -> Protocol:
-    """The protocol, with the centred square for a run that trains on nothing else."""
-    if not isinstance(run.holes, CentreHole):
+    """The protocol, with one hole and no bins for a run that trains on the centred square alone."""
+    if not isinstance(run.holes, CentreHole) or protocol.mask_loading == "centre":
         return protocol
-    return replace(protocol, mask_loading="centre", pairing="one_mask", bins=(), unions=())
+    return replace(protocol, pairing="one_mask", bins=(), unions=())
 
 
 def _source(run: RunConfig) -> HoleSource:
     if isinstance(run.holes, MaskSetHoles):
         return HoleSource(run.holes.url, run.holes.hole, seed=run.evaluation.seed)
+    if isinstance(run.holes, CentreHole):
+        return HoleSource(centre=run.holes.share)
     return HoleSource(seed=run.evaluation.seed)
 
 

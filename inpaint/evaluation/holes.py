@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 
 from inpaint import storage
-from inpaint.config.holes import FreeFormHoles
+from inpaint.config.holes import CentreHole, FreeFormHoles
 from inpaint.evaluation.protocols import Bin
 from inpaint.masks import MaskSet, centre_square, load_mask_set, make_holes
 
@@ -56,11 +56,13 @@ class HoleSource:
         url: folder, archive or shard set of mask files; None draws strokes.
         hole: the value that means hole in the files.
         seed: of the strokes.
+        centre: share of each side of a centred square, in place of strokes.
     """
 
     url: str | None = None
     hole: Literal["white", "black"] | None = None
     seed: int = 0
+    centre: float | None = None
 
     def open(self, *, loading: str, size: int) -> HoleSet:
         """The masks at `size` as `loading` reads them (see `Protocol.mask_loading`).
@@ -69,7 +71,9 @@ class HoleSource:
             DataError: as `masks.load_mask_set`.
         """
         if loading == "centre":
-            return _centre(size)
+            return _centred(centre_square(size, hole=size // 2))
+        if self.centre is not None:
+            return _centred(make_holes(CentreHole(share=self.centre), size)(np.random.default_rng()))
         if self.url is None:
             return _drawn(size, self.seed)
         masks = load_mask_set(self.url, hole=self.hole, threshold=loading, size=size)
@@ -109,5 +113,5 @@ def _drawn(size: int, seed: int) -> HoleSet:
     return hole_set(f"strokes of seed {seed}", "drawn strokes", named)
 
 
-def _centre(size: int) -> HoleSet:
-    return hole_set("centred square", "centred square", {"centre": centre_square(size, hole=size // 2)})
+def _centred(mask: np.ndarray) -> HoleSet:
+    return hole_set("centred square", "centred square", {"centre": mask})

@@ -90,17 +90,17 @@ def test_two_ranks_share_the_work_and_both_get_the_scores_of_one_to_the_last_dig
     assert scores == [alone, alone]
 
 
-def test_a_centre_method_is_scored_under_the_centred_square(held_out):
-    run = load_run(
-        "tiny", assignments=[*SETTINGS, f"data.held_out={held_out}", "evaluation.images=3", "holes={kind: centre}"]
-    )
+@pytest.mark.parametrize(("share", "low", "high"), [(0.5, 8, 24), (0.25, 12, 20)])
+def test_a_run_of_centred_squares_is_scored_under_its_own(held_out, share, low, high):
+    holes = f"holes={{kind: centre, share: {share}}}"
+    run = load_run("tiny", assignments=[*SETTINGS, f"data.held_out={held_out}", "evaluation.images=3", holes])
     evaluator, seen = TrainingEvaluator(run, "cpu"), []
     method = method_of(run)
     inpaint = method.inpaint
     method.inpaint = lambda image, mask: seen.append(mask) or inpaint(image, mask)
     scores = evaluator(method, 0, 1)
     assert set(scores) == {"psnr", "ssim", "l1"}
-    assert all(mask[:, :, 8:24, 8:24].all() and mask.mean() == 0.25 for mask in seen)
+    assert all(mask[:, :, low:high, low:high].all() and mask.mean() == share**2 for mask in seen)
 
 
 def test_no_held_out_set_or_no_such_protocol_stops_before_training(held_out):
