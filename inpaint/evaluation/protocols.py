@@ -254,13 +254,14 @@ _ALL = (
     ),
     Protocol(
         "dina-2024",
-        "DiNA Tables 1 and 2: six bins; the paper names no variant, so inp-v1's and EdgeConnect's stand side by side",
+        "DiNA Tables 1 and 2: six bins, touched = hole; no variant is named, so inp-v1's scores stand beside EdgeConnect's",
         columns=(
             *_composite("rounded", psnr="psnr_rgb", ssim="ssim_gaussian_valid"),
             Column("psnr_grey", "psnr_grey", levels="truncated"),
             Column("ssim_grey", "ssim_grey_uniform_51", levels="truncated"),
         ),
         image_resize="bilinear",
+        mask_loading="any_hole",
         bins=_SIX,
         perfect="capped",
         images={"paris-streetview": 100, "celeba-hq": 2_000},

@@ -140,7 +140,7 @@ PUBLISHED = {
         "ssim": lambda a, b: structural_similarity(b, a, channel_axis=2, data_range=1, win_size=7),
     }),
     "isfrnet-2023": ("LANCZOS", "nearest", np.round, {"psnr": psnr, "ssim": valid_ssim, "l1": l1}),
-    "dina-2024": ("BILINEAR", "nearest", np.round, {
+    "dina-2024": ("BILINEAR", "any_hole", np.round, {
         "psnr": psnr, "ssim": valid_ssim,
         "psnr_grey": lambda a, b: psnr(*grey(a, b)), "ssim_grey": grey_ssim(51),
     }),
