@@ -52,6 +52,7 @@ class DataConfig(Strict):
     held_out: str | None = None  # URL of a shard set; <root>/shards/<dataset>/test when None
     image_size: int = Field(gt=0, le=8192)  # pixels, square
     crop: Literal["centre", "random"] = "centre"
+    crop_share: float = Field(1.0, gt=0, le=1)  # side of a random crop, of the shorter side; evaluation takes all of it
     flip: bool = True  # mirror image and mask together, p = 0.5
     looks: Positive | None = None  # epochs after which a sample's flips, crops and holes recur; None = never
     shuffle: Literal["global", "window"] = "global"
@@ -71,6 +72,10 @@ class DataConfig(Strict):
     def _settings_act(self) -> DataConfig:
         if self.shuffle == "global" and self.window_shards != type(self).model_fields["window_shards"].default:
             raise ValueError("window_shards is set, but only shuffle: window reads it; drop one of them")
+        if self.crop_share < 1 and self.crop != "random":
+            raise ValueError(f"crop_share {self.crop_share:g} is set, but only crop: random reads it; drop one of them")
+        if self.crop_share < 1 and self.decoded_cache_gib:
+            raise ValueError("decoded_cache_gib keeps whole images, and crop_share shows none; drop one of them")
         return self
 
 
@@ -86,7 +91,7 @@ class TrainingConfig(Strict):
     cuda_graphs: bool = False
     activation_checkpointing: bool = False
     deterministic: bool = False
-    ema: float | None = Field(None, gt=0, lt=1)  # decay of the averaged weights; None = none kept
+    ema: float | None = Field(None, gt=0, lt=1)  # decay of the averaged weights, which rest after a stage; None = none
     clip_gradient_norm: float | None = Field(None, gt=0)
     not_finite: Literal["stop", "rollback"] = "stop"
     max_rollbacks: int = Field(3, ge=0)

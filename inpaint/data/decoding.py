@@ -44,22 +44,24 @@ class Decoder:
         fast_dct: the approximate inverse DCT.
         repeat_colours: repeat the samples of halved colour planes instead of interpolating them.
         dct_scaling: decode large JPEGs at a fraction of their size.
+        crop_share: side of the square that is looked at, of the shorter side.
     """
 
     size: int
     fast_dct: bool
     repeat_colours: bool
     dct_scaling: bool
+    crop_share: float = 1.0
 
     def into(self, row: np.ndarray, data: bytes | memoryview, across: float, down: float) -> bool:
         """Decode one image into a row of a batch.
 
         Args:
             row: [size, size, 3] uint8, contiguous.
-            across, down: where the square lies along the longer side, from 0 (left, top) to 1.
+            across, down: where the square lies in the image, from 0 (left, top) to 1.
 
         Returns:
-            Whether the image was square, so that `across` and `down` had nothing to choose.
+            Whether the square is the whole image, so that `across` and `down` had nothing to choose.
 
         Raises:
             UndecodableImage: with the decoder's reason.
@@ -70,17 +72,18 @@ class Decoder:
             height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
             if colours in ("CMYK", "YCCK"):
                 return self._place(row, _decode_with_pil(data), across, down)
-            if height == width == self.size:
+            if height == width == self.size and self.crop_share == 1:
                 simplejpeg.decode_jpeg(data, "RGB", self.fast_dct, self.repeat_colours, buffer=row)
                 return True
-            divisor = self._divisor(min(height, width))
+            divisor = self._divisor(self._side(height, width))
             image = simplejpeg.decode_jpeg(
                 data, "RGB", self.fast_dct, self.repeat_colours, -(-height // divisor), -(-width // divisor),
                 buffer=_scratch(height * width * 3),
             )  # fmt: skip
         except ValueError as error:
             raise UndecodableImage(str(error)) from error
-        return self._place(row, image, across, down, side=min(height, width) / divisor)
+        exact = min(height, width) / divisor if self.crop_share == 1 else None
+        return self._place(row, image, across, down, side=exact)
 
     def _divisor(self, side: int) -> int:
         if not self.dct_scaling:
@@ -88,13 +91,17 @@ class Decoder:
         return next((divisor for divisor in SCALES if -(-side // divisor) >= self.size), 1)
 
     def _place(self, row: np.ndarray, image: np.ndarray, across: float, down: float, side: float | None = None) -> bool:
-        """Crop the largest square and scale it into the row; `side` is its exact side when it is not whole."""
+        """Crop the square and scale it into the row; `side` is the exact shorter side of an image that is not whole."""
         height, width = image.shape[:2]
-        whole = min(height, width)
+        whole = self._side(height, width)
         left, top = round(across * (width - whole)), round(down * (height - whole))
         square = image[top : top + whole, left : left + whole]
         row[:] = square if whole == self.size else resize(square, self.size, side=side)
-        return height == width
+        return height == width == whole
+
+    def _side(self, height: int, width: int) -> int:
+        """Of the square that is looked at."""
+        return max(round(min(height, width) * self.crop_share), 1)
 
 
 def resize(image: np.ndarray, size: int, *, side: float | None = None) -> np.ndarray:

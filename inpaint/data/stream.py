@@ -309,7 +309,10 @@ def open_stream(
 
 def _decoder(data: DataConfig, *, as_planes: bool) -> Decoder:
     fast = data.decode == "fast"
-    return Decoder(data.image_size, fast_dct=fast, repeat_colours=fast or as_planes, dct_scaling=data.dct_scaling)
+    return Decoder(
+        data.image_size, fast_dct=fast, repeat_colours=fast or as_planes, dct_scaling=data.dct_scaling,
+        crop_share=data.crop_share,
+    )  # fmt: skip
 
 
 def _one_mask(holes: HolesConfig | None, size: int, device: torch.device) -> torch.Tensor | None:

@@ -107,6 +107,11 @@ def test_an_optimizer_that_counts_on_the_host_is_refused_with_cuda_graphs():
         (["training.cuda_graphs=true", "resources.gpus_per_worker=1"], "asks for 2 with 1 GPUs each; set num"),
         (["training.compile=true", "training.activation_checkpointing=true"], "exclude each other; choose one"),
         (["training.max_rollbacks=5"], "training: max_rollbacks is set, but only not_finite: rollback goes back"),
+        (["data.crop_share=0.5"], "data: crop_share 0.5 is set, but only crop: random reads it"),
+        (
+            ["data.crop=random", "data.crop_share=0.5", "data.decoded_cache_gib=1"],
+            "data: decoded_cache_gib keeps whole images, and crop_share shows none",
+        ),
         (["data.window_shards=8"], "data: window_shards is set, but only shuffle: window reads it"),
     ],
 )

@@ -28,9 +28,10 @@ def with_pil(data):
     return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
 
 
-def decoded(data, size, *, fast=False, dct_scaling=False, across=0.5, down=0.5):
+def decoded(data, size, *, fast=False, dct_scaling=False, across=0.5, down=0.5, crop_share=1.0):
     row = np.empty((size, size, 3), np.uint8)
-    Decoder(size, fast_dct=fast, repeat_colours=fast, dct_scaling=dct_scaling).into(row, data, across, down)
+    decoder = Decoder(size, fast_dct=fast, repeat_colours=fast, dct_scaling=dct_scaling, crop_share=crop_share)
+    decoder.into(row, data, across, down)
     return row
 
 
@@ -61,6 +62,25 @@ def test_fast_decoding_is_within_two_levels_on_average():
 def test_the_crop_is_the_largest_square_at_the_asked_place(across, left):
     data = photo(128, 64)
     assert np.array_equal(decoded(data, 64, across=across), with_pil(data)[:, left : left + 64])
+
+
+@pytest.mark.parametrize(("across", "down", "left", "top"), [(0.0, 0.0, 0, 0), (0.5, 1.0, 40, 16), (1.0, 0.5, 80, 8)])
+def test_a_crop_of_a_share_lies_anywhere_in_the_image(across, down, left, top):
+    data = photo(208, 144)
+    found = decoded(data, 128, across=across, down=down, crop_share=128 / 144)
+    assert np.array_equal(found, with_pil(data)[top : top + 128, left : left + 128])
+
+
+def test_a_crop_of_a_share_is_scaled_and_never_taken_for_the_whole_image():
+    data, row = photo(144, 144), np.empty((64, 64, 3), np.uint8)
+    decoder = Decoder(64, fast_dct=False, repeat_colours=False, dct_scaling=False, crop_share=0.5)
+    assert not decoder.into(row, data, 0.0, 0.0)
+    expected = Image.fromarray(with_pil(data)[:72, :72]).resize((64, 64), Image.Resampling.BICUBIC)
+    assert psnr(row, np.asarray(expected)) > 50
+    native = Decoder(144, fast_dct=False, repeat_colours=False, dct_scaling=False, crop_share=0.5)
+    assert not native.into(np.empty((144, 144, 3), np.uint8), data, 0.0, 0.0)
+    scaled = decoded(photo(640, 640), 64, dct_scaling=True, across=1.0, down=1.0, crop_share=0.5)
+    assert psnr(scaled, decoded(photo(640, 640), 64, across=1.0, down=1.0, crop_share=0.5)) > 38
 
 
 def test_scaling_down_is_antialiased_like_pil():

@@ -170,6 +170,13 @@ def test_random_crops_move_with_sample_and_epoch_and_centre_crops_stay(tmp_path)
     assert len(crops) == 3
 
 
+def test_crops_of_a_share_move_in_square_images_too(toy):
+    seen = [take(open_set(toy, flip=False, crop="random", crop_share=share), 24) for share in (1, 0.5)]
+    looks = [len({batch.image[keys.index("k0002")].numpy().tobytes() for batch in batches for keys in [batch.keys]
+                  if "k0002" in keys}) for batches in seen]  # fmt: skip
+    assert looks[0] == 1 < looks[1]
+
+
 def test_a_batch_stays_what_it_was_when_later_ones_come(toy):
     with open_set(toy) as stream:
         batch = next(stream)
