@@ -254,7 +254,7 @@ _ALL = (
     ),
     Protocol(
         "dina-2024",
-        "DiNA Tables 1 and 2: six bins, touched = hole; which variant is not said: inp-v1's scores beside EdgeConnect's",
+        "DiNA Tables 1 and 2: six bins, touched = hole; no variant named: inp-v1's scores beside EdgeConnect's",
         columns=(
             *_composite("rounded", psnr="psnr_rgb", ssim="ssim_gaussian_valid"),
             Column("psnr_grey", "psnr_grey", levels="truncated"),
