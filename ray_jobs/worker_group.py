@@ -6,8 +6,10 @@ driver and in Ray's controller too, which costs seconds at each start and half a
 
 from __future__ import annotations
 
+import math
 import os
 import socket
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -19,9 +21,11 @@ from ray.train.backend import Backend, BackendConfig
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from inpaint.config import RunConfig
+from inpaint.errors import ConfigError
 
 CONTROLLER_STARTS = 10  # failed starts of a worker group, before the driver takes over
-COLLECTIVE_TIMEOUT_SECONDS = 1800
+COLLECTIVE_TIMEOUT = "RAY_TRAIN_COLLECTIVE_TIMEOUT_S"  # Ray's name of it, for collectives of its own
+COLLECTIVE_SECONDS = 1800.0  # unless the environment says otherwise
 LEAVE_SECONDS = 5.0
 
 
@@ -31,9 +35,11 @@ class TorchGroup(BackendConfig):
 
     Attributes:
         shared_gpus: workers may sit on one GPU, which NCCL refuses; gloo then carries everything, through the host.
+        timeout_seconds: after which an operation that not all workers join is an error.
     """
 
     shared_gpus: bool = False
+    timeout_seconds: float = COLLECTIVE_SECONDS
 
     @property
     def backend_cls(self) -> type[Backend]:
@@ -46,9 +52,10 @@ class _TorchGroupBackend(Backend):
     def on_start(self, worker_group: Any, backend_config: BackendConfig) -> None:
         address, port = worker_group.execute_single(0, _free_address)
         size = len(worker_group)
-        nccl = not backend_config.shared_gpus
+        nccl, seconds = not backend_config.shared_gpus, backend_config.timeout_seconds
         joins = [
-            worker_group.execute_single_async(rank, _join, rank, size, address, port, nccl) for rank in range(size)
+            worker_group.execute_single_async(rank, _join, rank, size, address, port, nccl, seconds)
+            for rank in range(size)
         ]
         ray.get(joins)
 
@@ -80,6 +87,9 @@ def fit(run: RunConfig, config: dict[str, Any], folder: str, *, own_ray: bool) -
 
     Returns:
         What rank 0 returned.
+
+    Raises:
+        ConfigError: the environment's timeout of collective operations is no time.
     """
     resources = run.resources
     each = {"CPU": resources.cpus_per_worker}
@@ -88,7 +98,9 @@ def fit(run: RunConfig, config: dict[str, Any], folder: str, *, own_ray: bool) -
     trainer = (OwnRayTrainer if own_ray else DataParallelTrainer)(
         _work,
         train_loop_config=config,
-        backend_config=TorchGroup(shared_gpus=0 < resources.gpus_per_worker < 1),
+        backend_config=TorchGroup(
+            shared_gpus=0 < resources.gpus_per_worker < 1, timeout_seconds=collective_seconds(os.environ)
+        ),
         scaling_config=ray.train.ScalingConfig(
             num_workers=resources.num_workers, use_gpu="GPU" in each, resources_per_worker=each
         ),
@@ -101,6 +113,22 @@ def fit(run: RunConfig, config: dict[str, Any], folder: str, *, own_ray: bool) -
         ),
     )
     return trainer.fit().return_value
+
+
+def collective_seconds(environment: Mapping[str, str]) -> float:
+    """How long the torch group waits for a collective operation: as long as Ray waits for those of its own.
+
+    Raises:
+        ConfigError: it is no time above 0.
+    """
+    said = environment.get(COLLECTIVE_TIMEOUT, "")
+    try:
+        seconds = float(said or COLLECTIVE_SECONDS)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds <= timedelta.max.total_seconds():
+        raise ConfigError(f"{COLLECTIVE_TIMEOUT} is {said!r}; expected seconds above 0, or nothing for 1800")
+    return seconds
 
 
 def _work(config: dict[str, Any]) -> dict[str, Any]:
@@ -117,7 +145,7 @@ def _free_address() -> tuple[str, int]:
         return ray.util.get_node_ip_address(), probe.getsockname()[1]
 
 
-def _join(rank: int, size: int, address: str, port: int, nccl: bool) -> None:
+def _join(rank: int, size: int, address: str, port: int, nccl: bool, timeout_seconds: float) -> None:
     """Join the process group, on a worker."""
     import torch
 
@@ -137,7 +165,7 @@ def _join(rank: int, size: int, address: str, port: int, nccl: bool) -> None:
         "cpu:gloo,cuda:nccl" if nccl else "gloo",
         rank=rank,
         world_size=size,
-        timeout=timedelta(seconds=COLLECTIVE_TIMEOUT_SECONDS),
+        timeout=timedelta(seconds=timeout_seconds),
     )
 
 
