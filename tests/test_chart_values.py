@@ -37,6 +37,7 @@ def chart():
         {"workerGroups": {"gpu": {"gpu": 1}}}, {"workerGroups": {"tpu": {"gpus": 1}}}, {"workerGroups": {"Big": {}}},
         {"workerGroups": {"gpu": {"gpus": -1}}}, {"timeouts": {"queueSeconds": 0}}, {"retries": {"newClusters": -1}},
         {"rayVersion": "2.51.0"}, {"rayVersion": "latest"}, {"networkPolicy": {"egressPorts": [0]}},
+        {"networkPolicy": {"credentialEndpoints": ["169.254.169.254"]}},
         {"metrics": {"alerts": {"headMemoryShare": 2}}}, {"rbac": {"subjects": [{"kind": "Robot", "name": "x"}]}},
         {"store": {"root": "gs://bucket"}}, {"standingCluster": {"replicas": {"cpu": -1}}},
     ],

@@ -58,19 +58,36 @@ annotations:
 {{- index $root.Values.serviceAccounts $who "name" | default (printf "%s-%s" (include "inpaint.fullname" $root) $who) -}}
 {{- end -}}
 
-{{- define "inpaint.storePort" -}}
-{{- with .Values.s3.endpoint -}}
+{{/* Port of a URL; call with the URL */}}
+{{- define "inpaint.port" -}}
+{{- with . -}}
 {{- $url := urlParse . -}}
-{{- if contains ":" $url.host -}}{{ splitList ":" $url.host | last }}{{- else if eq $url.scheme "http" -}}80{{- end -}}
+{{- if contains ":" $url.host -}}{{ splitList ":" $url.host | last }}{{- else if eq $url.scheme "http" -}}80{{- else -}}443{{- end -}}
 {{- end -}}
 {{- end -}}
 
 {{- define "inpaint.egressPorts" -}}
 {{- $ports := list -}}
 {{- range .Values.networkPolicy.egressPorts }}{{- $ports = append $ports (int .) -}}{{- end -}}
-{{- with include "inpaint.storePort" . }}{{- $ports = append $ports (int .) -}}{{- end -}}
+{{- range list .Values.s3.endpoint .Values.wandb.baseUrl }}
+{{- with include "inpaint.port" . }}{{- $ports = append $ports (int .) -}}{{- end -}}
+{{- end -}}
 {{- range uniq $ports }}
 - {port: {{ . }}, protocol: TCP}
+{{- end -}}
+{{- end -}}
+
+{{/* The way to whoever gives pods their keys where no Secret does. */}}
+{{- define "inpaint.credentialEndpoints" -}}
+{{- if not .Values.s3.existingSecret -}}
+{{- with .Values.networkPolicy.credentialEndpoints -}}
+- to:
+    {{- range . }}
+    - ipBlock: {cidr: {{ . | quote }}}
+    {{- end }}
+  ports:
+    - {port: 80, protocol: TCP}
+{{- end -}}
 {{- end -}}
 {{- end -}}
 
