@@ -6,8 +6,9 @@ import yaml
 
 from inpaint import __version__
 from inpaint.config.run import RUN_NAME
+from inpaint.config.sweep import trial_run
 from inpaint.errors import ConfigError
-from inpaint.sweep.trials import Trial, planned, read_records, recorded, run_of
+from inpaint.sweep.trials import Trial, planned, read_records, recorded
 
 OF_THE_TRIAL = ("name", "root", "preset")  # what a preset does not say
 
@@ -28,10 +29,10 @@ def promoted(name: str, trial: str, *, preset: str, root: str) -> str:
         raise ConfigError(f"trial {trial} of {name} {record.status} at step {record.step}; promote a finished one")
     proposed = Trial(record.id, record.label, record.values, {}, record.seed)  # by a search that learns from results
     found = next((t for t in planned(sweep) if t.id == trial), proposed)
-    settings = run_of(sweep, found, root=root).to_dict()
+    run = trial_run(sweep, found.values, name=preset, root=root, seed=found.seed, settings=found.settings)
+    settings = run.to_dict()
     for key in OF_THE_TRIAL:
         settings.pop(key)
-    settings["data"] |= {"train": None, "held_out": None}
     settings["tracking"]["group"] = None
     score = record.metrics.get(sweep.metric)
     head = [

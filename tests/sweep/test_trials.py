@@ -2,6 +2,7 @@
 
 import pytest
 
+from inpaint.config import load_run
 from inpaint.config.sweep import load_sweep
 from inpaint.errors import ConfigError
 from inpaint.sweep.promote import promoted
@@ -99,8 +100,6 @@ def test_a_sweep_that_was_never_started_is_an_error(tmp_path):
 
 
 def test_a_promoted_trial_is_a_preset_that_loads_with_its_values(sweep, tmp_path, monkeypatch):
-    from inpaint.config import load_run
-
     begin(sweep, root=str(tmp_path))
     trial = planned(sweep)[2]
     write_record(sweep, record(trial, psnr=21.5), root=str(tmp_path))
@@ -112,6 +111,17 @@ def test_a_promoted_trial_is_a_preset_that_loads_with_its_values(sweep, tmp_path
     monkeypatch.chdir(tmp_path)
     assert load_run("better") == run.model_copy(update={"preset": "better"})  # by its name where it was written
     assert "trial 002 (Table 1, row 3) of sweep isnet-loss-weights, psnr 21.5" in path.read_text()
+
+
+def test_a_promoted_trial_keeps_the_sets_that_its_sweep_named_and_no_others(tmp_path):
+    named = load_sweep("isnet-ablation", budget="tiny", assignments=["settings.data.train=s3://lab/mine/train"])
+    begin(named, root=str(tmp_path))
+    write_record(named, record(planned(named)[0], psnr=20), root=str(tmp_path))
+    path = tmp_path / "better.yaml"
+    path.write_text(promoted(named.name, "000", preset="better", root=str(tmp_path)))
+    run = load_run(str(path), root="s3://other")
+    assert run.train_url == "s3://lab/mine/train"
+    assert run.held_out_url == "s3://other/shards/places2/test"  # of the root where the preset is used
 
 
 def test_a_trial_that_diverged_is_not_promoted(sweep, tmp_path):
