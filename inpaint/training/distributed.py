@@ -36,7 +36,8 @@ class Objective(nn.Module):
 def wrap(objective: Objective, *, all_reached: bool) -> DistributedDataParallel:
     """The objective with its gradients averaged over all ranks during backward.
 
-    Buffers are not broadcast: spectral norm's vectors stay equal by themselves, and batch statistics are a rank's own.
+    Buffers are not broadcast, they stay equal by themselves: spectral norm's vectors are made from equal weights, and
+    `GlobalBatchNorm` has the statistics of all ranks.
 
     Args:
         objective: with its parameters on their device and wanting gradients.
