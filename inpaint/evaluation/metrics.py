@@ -149,11 +149,6 @@ def l1_over_sum_rgb(seen: Comparison) -> Tensor:
     return seen.sums.absolute / (seen.sums.predicted + seen.sums.truth).clamp_min(1e-12)
 
 
-def l1_over_truth(seen: Comparison) -> Tensor:
-    """Sum |error| / sum truth over RGB, [B]: the `mae` that EdgeConnect and ISNet log while training."""
-    return seen.sums.absolute / seen.sums.truth.clamp_min(1e-12)
-
-
 def l1_hole(seen: Comparison) -> Tensor:
     """Mean |error| over the hole's pixels and channels, in [0, 1], [B]; NaN for an image without a hole."""
     return seen.sums.absolute_in_hole / (3 * seen.sums.hole)
@@ -195,7 +190,6 @@ METRICS: Mapping[str, Metric] = {
     "l1_grey": Metric(l1_grey, "L1 grey %", factor=100, better="lower", digits=3),
     "l1_over_sum_grey": Metric(l1_over_sum_grey, "|d|/(a+b) grey %", factor=100, better="lower", digits=3),
     "l1_over_sum_rgb": Metric(l1_over_sum_rgb, "|d|/(a+b) %", factor=100, better="lower", digits=3),
-    "l1_over_truth": Metric(l1_over_truth, "|d|/truth", better="lower"),
     "l1_hole": Metric(l1_hole, "L1 hole %", factor=100, better="lower", digits=3),
 }
 

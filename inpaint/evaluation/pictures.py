@@ -1,9 +1,9 @@
-"""Truth images for scoring: a folder, an archive, a shard set, or arrays; cropped to the centred square and resized."""
+"""Truth images for scoring: a folder, an archive or a shard set; cropped to the centred square and resized."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,15 +41,6 @@ class Pictures:
 
     def __len__(self) -> int:
         return len(self.ids)
-
-
-def pictures_of(arrays: Mapping[str, np.ndarray], *, name: str) -> Pictures:
-    """Photographs held in memory, uint8 [H, W, 3] by name."""
-    ids = tuple(sorted(arrays))
-    digest = hashlib.sha256()
-    for key in ids:
-        digest.update(key.encode() + np.ascontiguousarray(arrays[key]).tobytes())
-    return Pictures(name, ids, arrays.__getitem__, digest.hexdigest(), lambda key: arrays[key].shape[:2])
 
 
 def open_pictures(url: str) -> Pictures:

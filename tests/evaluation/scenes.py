@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import numpy as np
 
 from inpaint.evaluation.holes import hole_set
-from inpaint.evaluation.pictures import pictures_of
+from inpaint.evaluation.pictures import Pictures
 
 
 def photographs(count=3, size=64, seed=0):
@@ -17,7 +19,10 @@ def photographs(count=3, size=64, seed=0):
         a, b, c = rng.uniform(1, 5, 3)
         planes = [np.sin(a * rows + i), np.cos(b * columns), np.sin(c * (rows + columns))]
         arrays[f"photo-{i:02d}"] = np.round(127.5 + 120 * np.stack(planes, axis=2)).astype(np.uint8)
-    return pictures_of(arrays, name="photographs")
+    fingerprint = hashlib.sha256(b"".join(arrays.values())).hexdigest()
+    return Pictures(
+        "photographs", tuple(arrays), arrays.__getitem__, fingerprint, lambda name: arrays[name].shape[:2]
+    )
 
 
 def rectangles(ratios, size=64):
