@@ -156,7 +156,7 @@ def _check_weights(run: RunConfig, unchecked: list[str]) -> None:
     for network, source in run.evaluation.lpips.items():
         if source not in ("present", weights.TORCHVISION):
             weights.resolve(LPIPS_BACKBONES[network], source, option=f"--set evaluation.lpips.{network}")
-    for name in run.method.feature_networks():
+    for name in run.feature_networks:
         source = getattr(run.feature_weights, name)
         if source == weights.TORCHVISION and find_spec("torchvision") is None:
             unchecked.append(f"{name} weights from torchvision, which is not installed here")

@@ -119,7 +119,7 @@ def kept_features(run: RunConfig) -> dict[str, nn.Module]:
     """
     training = run.training
     compiled = training.compile or training.cuda_graphs
-    settings = (getattr(run.method, "vgg_input", "raw"), run.method.feature_networks(), run.total_steps, compiled)
+    settings = (getattr(run.method, "vgg_input", "raw"), run.feature_networks, run.total_steps, compiled)
 
     def make() -> dict[str, nn.Module]:
         found = load_features(run)

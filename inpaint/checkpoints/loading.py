@@ -20,7 +20,7 @@ from inpaint.checkpoints.pulling import wanted
 from inpaint.config import RunConfig
 from inpaint.config.base import load_yaml, validate
 from inpaint.errors import CheckpointError
-from inpaint.methods import Method, build_method
+from inpaint.methods import Method, load_into_method
 
 Result = TypeVar("Result")
 
@@ -86,14 +86,10 @@ def load_method(place: str | Path, device: torch.device | str = "cpu") -> Method
     """
     info = find(str(place))
     run = load_settings(info)
-    with torch.random.fork_rng(devices=[]):
-        method = build_method(run)
-    for name, tensors in load_networks(info.url).items():
-        try:
-            method.networks()[name].load_state_dict(tensors)
-        except (KeyError, RuntimeError) as error:
-            raise CheckpointError(f"{info.url}: weights of {name} do not fit its run.yaml ({error})") from error
-    return method.to(device).eval()
+    try:
+        return load_into_method(run, load_networks(info.url)).to(device)
+    except (KeyError, RuntimeError) as error:
+        raise CheckpointError(f"{info.url}: its weights do not fit its run.yaml ({error})") from error
 
 
 def load_settings(info: CheckpointInfo) -> RunConfig:

@@ -267,6 +267,11 @@ class RunConfig(Strict):
         multiple, size = self.method.size_multiple, self.data.image_size
         if size % multiple:
             raise ValueError(f"data.image_size {size} is not a multiple of {multiple}, which {self.method.name} needs")
+        if size < self.method.smallest_trained:
+            least = -(-self.method.smallest_trained // multiple) * multiple
+            raise ValueError(
+                f"data.image_size {size} leaves the discriminators of {self.method.name} no patch; use {least} or more"
+            )
         parts = self.resources.num_workers * self.training.accumulate
         if self.training.global_batch % parts:
             raise ValueError(
@@ -320,6 +325,11 @@ class RunConfig(Strict):
     def held_out_url(self) -> str:
         """The shard set that is scored during training."""
         return self.data.held_out or f"{self.root.rstrip('/')}/shards/{self.data.dataset}/test"
+
+    @property
+    def feature_networks(self) -> tuple[str, ...]:
+        """Names of the frozen feature networks that its losses need."""
+        return self.method.feature_networks([name for name, stage in self.stages.items() if stage.steps])
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values that `RunConfig.model_validate` turns back into this run."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from inpaint.config.run import RunConfig
 from inpaint.methods.base import Batch, Method, Stage, Terms, Update
@@ -22,7 +23,7 @@ METHODS: dict[str, type[Method]] = {
     "isfrnet": ISFRNet,
 }
 
-__all__ = ["METHODS", "Batch", "Method", "Stage", "Terms", "Update", "build_method"]
+__all__ = ["METHODS", "Batch", "Method", "Stage", "Terms", "Update", "build_method", "load_into_method"]
 
 
 def build_method(run: RunConfig, features: Mapping[str, nn.Module] | None = None) -> Method:
@@ -33,5 +34,23 @@ def build_method(run: RunConfig, features: Mapping[str, nn.Module] | None = None
         features: frozen feature networks by name, as `nn.features.load_features(run)` gives them; may be None for
             inference, where no loss is computed.
     """
-    steps = {name: stage.steps for name, stage in run.stages.items()}
-    return METHODS[run.method.name](run.method, steps, features or {})
+    return METHODS[run.method.name](run.method, _steps(run), features or {})
+
+
+def load_into_method(run: RunConfig, networks: Mapping[str, Mapping[str, Tensor]]) -> Method:
+    """The method a run has trained, for inference, with its saved networks.
+
+    Raises:
+        KeyError, RuntimeError: networks that do not fit the run's settings.
+    """
+    kind = METHODS[run.method.name]
+    with torch.random.fork_rng(devices=[]):
+        method = kind(run.method, _steps(run), {}, **kind.known_from(run.method, networks))
+    own = method.networks()
+    for name, tensors in networks.items():
+        own[name].load_state_dict(tensors)
+    return method.eval()
+
+
+def _steps(run: RunConfig) -> dict[str, int]:
+    return {name: stage.steps for name, stage in run.stages.items()}

@@ -89,6 +89,11 @@ class Method(nn.Module, ABC):
         self.config = config
         self.steps = dict(steps)
 
+    @staticmethod
+    def known_from(config: MethodConfig, networks: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Any]:
+        """Further arguments of the method that is to load these saved networks: what it need not look up, then."""
+        return {}
+
     def networks(self) -> dict[str, nn.Module]:
         """The networks that belong to a checkpoint, by name."""
         return {name: child for name, child in self.named_children() if name not in self.frozen}

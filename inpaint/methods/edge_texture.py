@@ -144,9 +144,7 @@ class EdgeTexture(Method):
         self.edge_discriminator = discriminator(2)
         self.texture_generator = Generator(4 + config.texture_sees_mask, 3, spectral=False, config=config)
         self.texture_discriminator = discriminator(4 if config.texture_condition == "edges" else 3)
-        self.vgg: FeatureNetwork | None = None
-        if config.feature_networks() and features:
-            self.vgg = features[config.feature_networks()[0]]
+        self.vgg: FeatureNetwork | None = next(iter(features.values()), None)
 
     def stages(self) -> tuple[Stage, ...]:
         config, steps = self.config, self.steps

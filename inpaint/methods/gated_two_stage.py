@@ -172,9 +172,7 @@ class GatedTwoStage(Method):
         self.coarse = Coarse(config)
         self.refinement = Refinement(config)
         self.discriminator = PatchCritic(config.discriminator_width)
-        self.vgg: FeatureNetwork | None = None
-        if config.feature_networks() and features:
-            self.vgg = features[config.feature_networks()[0]]
+        self.vgg: FeatureNetwork | None = next(iter(features.values()), None)
 
     def stages(self) -> tuple[Stage, ...]:
         discriminator = Update(

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -28,7 +29,7 @@ from inpaint.methods.base import Method, Stage, Terms, Update
 from inpaint.nn.features import LAYERS, FeatureNetwork, paired_features
 from inpaint.nn.output_shards import OutputShards
 from inpaint.nn.patch_discriminator import PatchDiscriminator
-from inpaint.nn.psp import Design, Encoder, face_pool, load_published
+from inpaint.nn.psp import Design, Encoder, design_of, face_pool, load_published
 from inpaint.nn.reflection import reflection_pad
 from inpaint.nn.stylegan2 import StyleGAN2, decoder_widths
 
@@ -163,9 +164,12 @@ class ISFRNet(Method):
     config: ISFRNetConfig
     frozen = ("vgg",)
 
-    def __init__(self, config: ISFRNetConfig, steps: Mapping[str, int], features: Mapping[str, nn.Module]) -> None:
+    def __init__(
+        self, config: ISFRNetConfig, steps: Mapping[str, int], features: Mapping[str, nn.Module],
+        prior: tuple[Encoder, StyleGAN2] | None = None,
+    ) -> None:  # fmt: skip
         super().__init__(config, steps)
-        self.psp_encoder, self.psp_decoder = build_prior(config.psp)
+        self.psp_encoder, self.psp_decoder = prior or build_prior(config.psp)
         trains_prior = steps["prior"] > 0
         if config.psp.checkpoint is not None and not trains_prior:
             self.frozen = ("vgg", "psp_encoder", "psp_decoder")
@@ -179,9 +183,15 @@ class ISFRNet(Method):
         if config.variant != "psp_ifr":
             self.sfr = StructureRefiner(config.sfr_width, config.levels)
             self.sfr_discriminator = self._discriminator()
-        self.vgg: FeatureNetwork | None = None
-        if config.feature_networks() and features:
-            self.vgg = features["vgg16"]
+        self.vgg: FeatureNetwork | None = next(iter(features.values()), None)
+
+    @staticmethod
+    def known_from(config: ISFRNetConfig, networks: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Any]:
+        """A prior in the sizes of the saved one, if one is saved: the file that it began from is not needed."""
+        if "psp_encoder" not in networks:
+            return {}
+        design = design_of(networks["psp_encoder"], networks["psp_decoder"])
+        return {"prior": design.build(random_noise=config.psp.random_noise)}
 
     def _discriminator(self) -> PatchDiscriminator:
         return PatchDiscriminator(width=self.config.discriminator_width, std=STD, bias=True, spectral_last=False)

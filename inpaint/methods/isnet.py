@@ -242,9 +242,7 @@ class ISNet(Method):
         if config.initialisation == "orthogonal":
             make_orthogonal(self.generator)
         self.discriminator = PatchDiscriminator(width=config.discriminator_width)
-        self.vgg: FeatureNetwork | None = None
-        if config.feature_networks() and features:
-            self.vgg = features[config.feature_networks()[0]]
+        self.vgg: FeatureNetwork | None = next(iter(features.values()), None)
         self.layers = LAYERS[config.vgg_layers]
 
     frozen = ("vgg",)

@@ -131,7 +131,7 @@ def load_features(run: RunConfig) -> dict[str, nn.Module]:
     Raises:
         WeightsError: weights are absent, altered or of another network.
     """
-    return {name: load_feature_network(run, name) for name in run.method.feature_networks()}
+    return {name: load_feature_network(run, name) for name in run.feature_networks}
 
 
 def load_feature_network(run: RunConfig, name: str) -> FeatureNetwork:

@@ -227,7 +227,7 @@ def load_published(
     parts = _split(state)
     if opts.get("start_from_latent_avg") is False:
         mean = None
-    design = _design(parts["encoder"], parts["decoder"])
+    design = design_of(parts["encoder"], parts["decoder"])
     if (said := opts.get("output_size")) not in (None, 4 * 2 ** (len(design.widths) - 1)):
         raise WeightsError(
             f"pSp checkpoint: opts say output_size {said}, its decoder draws {4 * 2 ** (len(design.widths) - 1)} pixels"
@@ -271,7 +271,7 @@ def _split(state: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
     return parts
 
 
-def _design(encoder: Mapping[str, Tensor], decoder: Mapping[str, Tensor]) -> Design:
+def design_of(encoder: Mapping[str, Tensor], decoder: Mapping[str, Tensor]) -> Design:
     """Sizes of both networks, read from their tensors.
 
     Raises:

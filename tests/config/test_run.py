@@ -39,6 +39,7 @@ def test_a_step_belongs_to_the_stage_in_which_it_is_made():
         ("method.blocks=0", "tiny: method.blocks 0: input should be greater than or equal to 1"),
         ("stages.gam.steps=1", "stages.gam is not a stage of isnet .*did you mean gan"),
         ("data.image_size=60", "data.image_size 60 is not a multiple of 16"),
+        ("data.image_size=16", "data.image_size 16 leaves the discriminators of isnet no patch; use 32 or more"),
         ("resources.num_workers=3", "global_batch 8 does not divide into 3 workers"),
         ("name=No_Such", "'No_Such' cannot name a run"),
         ("method.weights.l1=.nan", "method.weights.l1 nan"),
@@ -101,11 +102,29 @@ def test_an_optimizer_that_counts_on_the_host_is_refused_with_cuda_graphs():
 
 
 @pytest.mark.parametrize(
+    ("preset", "assignments", "networks"),
+    [
+        ("isfrnet-celeba", [], ("vgg16",)),
+        ("isfrnet-celeba", ["method.variant=psp_ifr", "stages.sfr.steps=0"], ()),
+        ("edge-texture-paris", [], ("vgg19",)),
+        ("edge-texture-paris", ["stages.texture.steps=0"], ()),
+        ("isnet-paris", ["method.weights.perceptual=0", "method.weights.style=0"], ()),
+    ],
+)
+def test_feature_networks_are_those_of_stages_that_are_trained(preset, assignments, networks):
+    assert load_run(preset, assignments=assignments).feature_networks == networks
+
+
+@pytest.mark.parametrize(
     ("assignments", "message"),
     [
         (["training.cuda_graphs=true", "resources.num_workers=1"], "one worker on a GPU, and .* for 1 with 0"),
         (["training.cuda_graphs=true", "resources.gpus_per_worker=1"], "asks for 2 with 1 GPUs each; set num"),
         (["training.compile=true", "training.activation_checkpointing=true"], "exclude each other; choose one"),
+        (
+            ["method.gan_loss=nsgan", "method.generator_adversarial=neg_hinge"],
+            "method: generator_adversarial is neg_hinge, but gan_loss is nsgan; drop one of them",
+        ),
         (["training.max_rollbacks=5"], "training: max_rollbacks is set, but only not_finite: rollback goes back"),
         (["data.crop_share=0.5"], "data: crop_share 0.5 is set, but only crop: random reads it"),
         (

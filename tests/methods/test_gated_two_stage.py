@@ -27,7 +27,8 @@ def count(network):
 def method(*, steps=1, **settings):
     torch.manual_seed(0)
     config = GatedTwoStageConfig(**(TINY | settings))
-    return GatedTwoStage(config, {"joint": steps}, {name: FeatureNetwork(name) for name in config.feature_networks()})
+    features = {name: FeatureNetwork(name) for name in config.feature_networks(["joint"])}
+    return GatedTwoStage(config, {"joint": steps}, features)
 
 
 def batch(size=64, samples=2, hole=(20, 44)):
@@ -247,7 +248,7 @@ def test_every_setting_of_the_generator_changes_it(settings):
 def test_the_critics_width_and_the_input_of_vgg_act():
     assert count(PatchCritic(16)) > count(PatchCritic(8))
     run = load_run("gated-two-stage-tiny", assignments=["method.vgg_input=raw", "method.weights.perceptual=1"])
-    assert run.method.feature_networks() == ("vgg16",)
+    assert run.feature_networks == ("vgg16",)
     assert GatedTwoStageConfig().vgg_input == "imagenet"  # features.load_feature_network reads it
 
 

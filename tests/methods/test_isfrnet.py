@@ -10,7 +10,7 @@ from inpaint.config import load_run
 from inpaint.errors import ConfigError, WeightsError
 from inpaint.imaging import Batch
 from inpaint.losses import perceptual, reconstruction
-from inpaint.methods import build_method
+from inpaint.methods import build_method, load_into_method
 from inpaint.methods.isfrnet import IdentityRefiner, Refined, StructureRefiner, skip_weight
 from inpaint.nn.features import load_feature_network
 from inpaint.nn.patch_discriminator import PatchDiscriminator
@@ -278,6 +278,19 @@ def test_prior_of_ones_own_belongs_to_the_checkpoint_and_fine_tuning_starts_from
     assert torch.equal(method.psp_encoder.latent_avg, encoder.latent_avg)
 
 
+@pytest.mark.parametrize("truncate", ["null", "32"])
+def test_a_fine_tuned_prior_is_loaded_without_the_file_that_it_began_from(checkpoint, truncate):
+    path, *_ = checkpoint
+    run, method = with_file(path, "stages.prior.steps=1", f"method.psp.truncate={truncate}")
+    saved = {name: method.networks()[name].state_dict() for name in method.inference_networks()}
+    path.unlink()
+
+    found, b = load_into_method(run, saved), batch()
+
+    with torch.no_grad():
+        assert torch.equal(found.inpaint(b.image, b.mask), method.eval().inpaint(b.image, b.mask))
+
+
 def test_encoder_can_be_fine_tuned_alone(checkpoint):
     run, method = with_file(checkpoint[0], "stages.prior.steps=1", "method.psp.train=encoder", "stages.ifr.steps=0",
                             "stages.ifr.from=other")  # fmt: skip
@@ -323,6 +336,10 @@ def test_encoder_of_four_channels_sees_the_mask(tmp_path):
         (["method.psp.train=encoder"], "psp.train is encoder, which needs"),
         (["stages.ifr.steps=0"], "sfr would refine what was never trained"),
         (["method.variant=psp_ifr"], "stages.sfr.steps is not 0, but variant psp_ifr has no sfr"),
+        (
+            ["method.psp.cache=faces", "stages.prior.steps=0", "stages.prior.from=other"],
+            "psp.cache keeps faces, and holes that are drawn anew each epoch bring none again; set data.looks",
+        ),
         (["method.reference_ratio=0.2", "method.weighting=none"], "only weighting inverse_ratio reads it"),
         (["method.levels=7"], "data.image_size 64 is not a multiple of 128"),
         (["method.psp.checkpoint=a.pt"], "psp.image_size is set, but the checkpoint tells it"),
@@ -343,10 +360,11 @@ def test_training_on_remembered_faces_equals_training_that_computes_them(checkpo
             pass
         return method
 
-    plain, first = train(), train(f"method.psp.cache={tmp_path / 'faces'}")
+    kept = (f"method.psp.cache={tmp_path / 'faces'}", "data.looks=2")
+    plain, first = train(), train(*kept)
     assert (first.faces.computed, first.faces.read) == (4, 4)
     first.faces.flush()
-    second = train(f"method.psp.cache={tmp_path / 'faces'}")
+    second = train(*kept)
 
     assert (second.faces.computed, second.faces.read) == (0, 8)
     for name, value in plain.state_dict().items():
@@ -360,7 +378,7 @@ def test_training_on_remembered_faces_equals_training_that_computes_them(checkpo
         ([], "psp.cache keeps the faces of a frozen prior, and stages.prior.steps trains it"),
         (["method.psp.random_noise=true"], "psp.cache keeps faces, which psp.random_noise draws anew"),
         (
-            [*NO_PRIOR, "stages.prior.from=other", "training.cuda_graphs=true"],
+            [*NO_PRIOR, "stages.prior.from=other", "data.looks=2", "training.cuda_graphs=true"],
             "psp.cache looks at each batch on the host, which training.cuda_graphs forbids",
         ),
     ],

@@ -23,7 +23,7 @@ def tiny(**settings):
 
 
 def method(config):
-    features = {name: FeatureNetwork(name) for name in config.feature_networks()}
+    features = {name: FeatureNetwork(name) for name in config.feature_networks(["gan"])}
     return ISNet(config, {"gan": 10}, features)
 
 

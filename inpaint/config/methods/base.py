@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from inpaint.config.run import RunConfig
 
 Weight = Annotated[float, Field(ge=0)]  # λ of a term
+SMALLEST_PATCH = 24  # pixels of the smallest square of which a 70-pixel PatchGAN scores a patch, padding included
 
 
 class LossWeights(Strict):
@@ -33,15 +35,18 @@ class MethodConfig(Strict):
     Attributes:
         stage_names: the stages of its training, in order.
         size_multiple: both sides of an image must be a multiple of this.
+        smallest_trained: pixels of the smallest square that its discriminators can judge.
         hole_shapes: `free` accepts any mask, `centre` only the centred square the method was built for.
     """
 
     stage_names: ClassVar[tuple[str, ...]]
     size_multiple: ClassVar[int]
+    smallest_trained: ClassVar[int] = 1
     hole_shapes: ClassVar[Literal["free", "centre"]] = "free"
 
-    def feature_networks(self) -> tuple[str, ...]:
-        """Names of the frozen feature networks its losses need with the present weights (`vgg19`, `vgg16`)."""
+    def feature_networks(self, stages: Collection[str]) -> tuple[str, ...]:
+        """Names of the frozen feature networks (`vgg19`, `vgg16`) that the losses of these stages need, as they are
+        weighted."""
         return ()
 
     @property

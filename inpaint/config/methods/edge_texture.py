@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from inpaint.config.methods.base import LossWeights, MethodConfig, Weight
+from inpaint.config.methods.base import SMALLEST_PATCH, LossWeights, MethodConfig, Weight
 from inpaint.config.optim import OptimizerConfig, Ranger21
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ class EdgeTextureConfig(MethodConfig):
 
     stage_names: ClassVar[tuple[str, ...]] = ("edge", "texture", "joint")
     size_multiple: ClassVar[int] = 4
+    smallest_trained: ClassVar[int] = SMALLEST_PATCH
 
     name: Literal["edge_texture"] = "edge_texture"
     width: int = Field(64, ge=4)  # channels after the first layer, EdgeConnect
@@ -104,5 +106,6 @@ class EdgeTextureConfig(MethodConfig):
                 "never trained; give one of them, or set method.texture_edges: canny"
             )
 
-    def feature_networks(self) -> tuple[str, ...]:
-        return ("vgg19",) if self.texture_weights.perceptual or self.texture_weights.style else ()
+    def feature_networks(self, stages: Collection[str]) -> tuple[str, ...]:
+        weighted = self.texture_weights.perceptual or self.texture_weights.style
+        return ("vgg19",) if weighted and {"texture", "joint"} & set(stages) else ()

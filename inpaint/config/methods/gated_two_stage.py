@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from math import gcd
 from typing import Annotated, ClassVar, Literal
 
@@ -98,5 +99,5 @@ class GatedTwoStageConfig(MethodConfig):
         """Whether the refinement has attention II."""
         return self.attentions in ("both", "refinement")
 
-    def feature_networks(self) -> tuple[str, ...]:
+    def feature_networks(self, stages: Collection[str]) -> tuple[str, ...]:
         return ("vgg16",) if self.weights.perceptual else ()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from inpaint.config.base import Strict
-from inpaint.config.methods.base import LossWeights, MethodConfig, Weight
+from inpaint.config.methods.base import SMALLEST_PATCH, LossWeights, MethodConfig, Weight
 from inpaint.config.optim import Adam, OptimizerConfig
 
 if TYPE_CHECKING:
@@ -95,6 +96,7 @@ class ISFRNetConfig(MethodConfig):
     """
 
     stage_names: ClassVar[tuple[str, ...]] = ("prior", "ifr", "sfr")
+    smallest_trained: ClassVar[int] = SMALLEST_PATCH
 
     name: Literal["isfrnet"] = "isfrnet"
     variant: Literal["full", "psp_ifr", "psp_sfr"] = "full"  # ISFRNet Table 1
@@ -119,6 +121,11 @@ class ISFRNetConfig(MethodConfig):
     def size_multiple(self) -> int:  # type: ignore[override]
         """SFR halves the sides `levels` times, IFR twice."""
         return 4 if self.variant == "psp_ifr" else 2**self.levels
+
+    @property
+    def smallest_side(self) -> int:
+        """Instance norm needs more than one pixel of IFR's deepest level."""
+        return max(self.size_multiple, 8)
 
     @model_validator(mode="after")
     def _settings_act(self) -> ISFRNetConfig:
@@ -145,6 +152,10 @@ class ISFRNetConfig(MethodConfig):
                 "psp.cache keeps the faces of a frozen prior, and stages.prior.steps trains it; train it in a run of "
                 "its own and name that in stages.prior.from"
             )
+        if self.psp.cache and run.data.looks is None and run.holes.kind != "centre":
+            raise ValueError(
+                "psp.cache keeps faces, and holes that are drawn anew each epoch bring none again; set data.looks"
+            )
         if self.psp.cache and run.training.cuda_graphs:
             raise ValueError("psp.cache looks at each batch on the host, which training.cuda_graphs forbids; drop one")
         if self.psp.checkpoint and prior.start_from:
@@ -168,6 +179,7 @@ class ISFRNetConfig(MethodConfig):
     def weight_files(self) -> dict[str, tuple[str, str | None]]:
         return {"method.psp.checkpoint": (self.psp.checkpoint, self.psp.sha256)} if self.psp.checkpoint else {}
 
-    def feature_networks(self) -> tuple[str, ...]:
-        seen = (self.prior_weights.perceptual, self.sfr_weights.perceptual, self.sfr_weights.style)
-        return ("vgg16",) if any(seen) else ()
+    def feature_networks(self, stages: Collection[str]) -> tuple[str, ...]:
+        prior, sfr = self.prior_weights, self.sfr_weights
+        wanted = {"prior": prior.perceptual, "sfr": sfr.perceptual or sfr.style}
+        return ("vgg16",) if any(wanted.get(stage) for stage in stages) else ()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from inpaint.config.methods.base import LossWeights, MethodConfig, Weight
+from inpaint.config.methods.base import SMALLEST_PATCH, LossWeights, MethodConfig, Weight
 from inpaint.config.optim import Adam, OptimizerConfig
 
 
@@ -28,6 +29,7 @@ class ISNetConfig(MethodConfig):
 
     stage_names: ClassVar[tuple[str, ...]] = ("gan",)
     size_multiple: ClassVar[int] = 16
+    smallest_trained: ClassVar[int] = SMALLEST_PATCH
 
     name: Literal["isnet"] = "isnet"
     design: Literal["isnet", "base", "base_ff", "unet"] = "isnet"  # ISNet Table 7
@@ -44,7 +46,13 @@ class ISNetConfig(MethodConfig):
     generator_optimizer: OptimizerConfig = Adam(learning_rate=1e-4, betas=(0.0, 0.9))  # betas: authors' code
     discriminator_optimizer: OptimizerConfig = Adam(learning_rate=1e-5, betas=(0.0, 0.9))  # 0.1 of the generator's
 
-    def feature_networks(self) -> tuple[str, ...]:
+    @model_validator(mode="after")
+    def _settings_act(self) -> ISNetConfig:
+        if self.generator_adversarial == "neg_hinge" and self.gan_loss != "hinge":
+            raise ValueError(f"generator_adversarial is neg_hinge, but gan_loss is {self.gan_loss}; drop one of them")
+        return self
+
+    def feature_networks(self, stages: Collection[str]) -> tuple[str, ...]:
         if not (self.weights.perceptual or self.weights.style):
             return ()
         return ("vgg19",) if self.vgg_layers == "edgeconnect" else ("vgg16",)
