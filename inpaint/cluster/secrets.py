@@ -15,11 +15,17 @@ SECRET_NAME = re.compile(
     r"(?i)(^|(?<!existing)[._\-])(pass(word|wd|phrase)?|secret(_?access)?(_?key)?|(auth_?|access_?|session_?|api_?)?token"
     r"|(api|access|private|secret)_?key(_?id)?|credentials?)$"
 )
+KEY_NAME = re.compile(r"(?i)(^|[^a-z])(key|token|wandb|secret|password)([^a-z]|$)")
+HEX = r"(?<![0-9a-f])[0-9a-f]{40}(?![0-9a-f])"  # a Weights & Biases key, but in a path of a mirror a commit of Git
+GAP = r"[\s=:\"']+"
 SECRET_VALUES = {
     "an AWS access key": re.compile(r"\b(AKIA|ASIA)[0-9A-Z]{16}\b"),
     "an AWS secret key": re.compile(r"(?<![A-Za-z0-9/+=])(?!(?:[A-Za-z0-9+]*/){3})(?=[A-Za-z0-9/+]*[A-Z])"
                                     r"(?=[A-Za-z0-9/+]*[a-z])(?=[A-Za-z0-9/+]*[0-9])[A-Za-z0-9+][A-Za-z0-9/+]{38}[A-Za-z0-9+](?![A-Za-z0-9/+=])"),
-    "a Weights & Biases key": re.compile(r"(?<![0-9a-f])[0-9a-f]{40}(?![0-9a-f])|\bwandb_v[0-9]_[A-Za-z0-9_]{16,}"),
+    "a Weights & Biases key": re.compile(
+        rf"^\s*{HEX}\s*$|(?i:key|token|wandb|secret|passw|bearer)[\w.\-]*{GAP}(?:[\w\-]+{GAP}){{0,2}}{HEX}"
+        r"|\bwandb_v[0-9]_[A-Za-z0-9_]{16,}"
+    ),
     "a private key": re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----"),
     "a password in a URL": re.compile(r"[a-z0-9+]+://[^/\s:@]+:[^/\s@]+@"),
     "a signed web token": re.compile(r"\beyJ[A-Za-z0-9_\-]{8,}\.[A-Za-z0-9_\-]{8,}\."),
@@ -51,8 +57,14 @@ def refuse_secret_arguments(arguments: Iterable[str]) -> None:
         refuse_secrets({path: value} if value else path, place="command line")
 
 
-def find_secrets(document: Any, path: str = "") -> Iterator[tuple[str, str]]:
-    """Every (dotted path, kind) in nested settings or manifests at which a secret seems to be written out."""
+def find_secrets(document: Any, path: str = "", *, name_of_value: str = "") -> Iterator[tuple[str, str]]:
+    """Every (dotted path, kind) in nested settings or manifests at which a secret seems to be written out.
+
+    Args:
+        document: settings, a manifest, or a part of one.
+        path: where it stands.
+        name_of_value: of an environment entry whose value it is.
+    """
     if isinstance(document, Mapping):
         name, value = document.get("name"), document.get("value")
         if isinstance(name, str) and isinstance(value, str) and value and SECRET_NAME.search(name):
@@ -62,12 +74,14 @@ def find_secrets(document: Any, path: str = "") -> Iterator[tuple[str, str]]:
             if isinstance(child, str) and child and SECRET_NAME.search(_snake(str(key))):
                 yield here, "a secret, by its name"
             else:
-                yield from find_secrets(child, here)
+                yield from find_secrets(child, here, name_of_value=str(name) if key == "value" else "")
     elif isinstance(document, list | tuple):
         for position, child in enumerate(document):
             yield from find_secrets(child, f"{path}[{position}]")
     elif isinstance(document, str):
         yield from ((path, kind) for kind, pattern in SECRET_VALUES.items() if pattern.search(document))
+        if re.search(HEX, document) and KEY_NAME.search(_snake(f"{path} {name_of_value}")):
+            yield path, "a key, by its name"
 
 
 def _snake(key: str) -> str:

@@ -41,6 +41,35 @@ def test_a_name_that_says_secret_is_enough(name):
     assert list(find_secrets([{"name": name, "value": "short"}]))
 
 
+KEY = PLANTED["Weights & Biases key"]
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        KEY, f" {KEY}\n", f"WANDB_API_KEY={KEY} python -m train", f"wandb login --relogin {KEY}", f'api_key: "{KEY}"',
+        f"https://wandb.lab/?token={KEY}", f"Authorization: Bearer {KEY}", f"https://api:{KEY}@wandb.lab",
+        {"wandb": {"baseUrl": f"https://lab/{KEY}"}}, {"note": [f"x {KEY}"], "apiKey": [f"x {KEY}"]},
+        {"env": [{"name": "MY_WANDB_URL", "value": f"https://lab/{KEY}"}]}, {"tracking.key_file": f"/keys/{KEY}"},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_forty_hex_digits_are_a_key_alone_or_where_something_says_key(document):
+    assert list(find_secrets(document))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        f"s3://lab/mirror/{KEY}/vgg19.pth", f"s3://lab/vgg19/{KEY}", f"s3://lab/tokens/{KEY}/x", f"{KEY}.tar",
+        f"lab/wandb/{KEY}.pth", f"git+https://lab/inpaint@{KEY}", f"commit {KEY}", f"keypoints-{KEY}",
+    ],
+)  # fmt: skip
+def test_a_commit_of_git_in_a_path_passes(value):
+    assert list(find_secrets({"data": {"train": value}, "monkey": value})) == []
+    refuse_secret_arguments([value, f"feature_weights.vgg19={value}"])
+
+
 @pytest.mark.parametrize("value", HARMLESS)
 def test_ordinary_values_pass(value):
     assert list(find_secrets({"value": value})) == []
