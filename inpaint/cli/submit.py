@@ -251,7 +251,8 @@ class Door:
         from inpaint.cluster.submission import submit as send
 
         assert self.runtime is not None
-        check_places(task.places, shared=self.runtime.shared_folders, scratch=SCRATCH)
+        scratch = [*SCRATCH, *self.runtime.worker_folders]
+        check_places(task.places, shared=self.runtime.shared_folders, scratch=scratch)
         manifests = build(task, self.runtime, namespace=self.namespace, spot=spot, group=group)
         if self.dry_run:
             print(_shown(manifests, output), end="")

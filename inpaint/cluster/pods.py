@@ -12,7 +12,7 @@ from inpaint.cluster.task import FILE_FOLDER, STOP_FOLDER, Task
 Object = dict[str, Any]
 HOME = "/home/inpaint"
 CACHE = "/cache"
-SCRATCH = (CACHE, "/tmp", HOME)  # where a worker may write; gone with its pod
+SCRATCH = (CACHE, "/tmp", HOME, "/dev/shm")  # where a worker may write; gone with its pod
 CA_FOLDER = "/etc/inpaint-ca"
 DRIVER_LOG = "driver-log"
 RAY_LOGS = "ray-logs"

@@ -115,11 +115,11 @@ class PodShape(Group):
     init_containers: Objects = Field(default_factory=list)
     sidecars: Objects = Field(default_factory=list)
 
-    @property
-    def mounted(self) -> list[str]:
-        """Paths of the site's own volumes that outlive a pod."""
-        lasting = {volume.get("name") for volume in self.extra_volumes if not {"emptyDir", "ephemeral"} & volume.keys()}
-        return [str(mount["mountPath"]) for mount in self.extra_volume_mounts if mount.get("name") in lasting]
+    def mounted(self, *, lasting: bool = False) -> list[str]:
+        """Paths of the site's own volumes; if asked, only of those that outlive a pod."""
+        own = {volume.get("name") for volume in self.extra_volumes if {"emptyDir", "ephemeral"} & volume.keys()}
+        mounts = [mount for mount in self.extra_volume_mounts if not (lasting and mount.get("name") in own)]
+        return [str(mount["mountPath"]) for mount in mounts]
 
     @field_validator("labels")
     @classmethod
@@ -277,8 +277,13 @@ class Runtime(Group):
     def shared_folders(self) -> list[str]:
         """Paths that pods see alike: the claim's, and those at which the site mounts a volume in head and workers."""
         claim = [self.store.mount_path] if self.store.existing_claim else []
-        workers = {path for group in self.worker_groups.values() for path in group.mounted}
-        return claim + [path for path in self.head.mounted if path in workers]
+        workers = {path for group in self.worker_groups.values() for path in group.mounted(lasting=True)}
+        return claim + [path for path in self.head.mounted(lasting=True) if path in workers]
+
+    @property
+    def worker_folders(self) -> list[str]:
+        """Paths at which the site mounts a volume in some workers."""
+        return list(dict.fromkeys(path for group in self.worker_groups.values() for path in group.mounted()))
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Runtime:

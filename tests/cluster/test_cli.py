@@ -194,6 +194,11 @@ def test_volumes_that_all_pods_mount_are_reached(volumes, place):
     assert f"train: {place}" in run("submit", "train", "tiny", "--set", f"data.train={place}", *volumes)
 
 
+@pytest.mark.parametrize("place", ["/own/cache", "/cache", "/dev/shm/x", "/store/cache"])
+def test_a_cache_may_lie_wherever_workers_may_write(volumes, place):
+    assert f"cache_dir: {place}" in run("submit", "train", "tiny", "--set", f"data.cache_dir={place}", *volumes)
+
+
 @pytest.mark.parametrize("place", ["/storage/train", "/store/../home/me", "store/train", "/own/train"])
 def test_what_only_looks_like_a_volume_is_not(volumes, place):
     said = run("submit", "train", "tiny", "--set", f"data.train={place}", *volumes, fails=True)
