@@ -62,10 +62,13 @@ def _recall_rollback(run: RunConfig, step: int, position: Position) -> Position:
     )
 
 
-def resume(run: RunConfig, trainer: Trainer, session: Session) -> Position | None:
+def resume(run: RunConfig, trainer: Trainer, session: Session) -> tuple[Position, frozenset[str]] | None:
     """Put the trainer where the run's newest usable checkpoint was; None when there is none.
 
     A checkpoint that a rank cannot read is passed over, on all of them, for the one before it, with a warning.
+
+    Returns:
+        What the run carries beside the trainer's state, and the URLs of the checkpoints that were passed over.
 
     Raises:
         CheckpointError: there are checkpoints, and none can be used.
@@ -78,7 +81,8 @@ def resume(run: RunConfig, trainer: Trainer, session: Session) -> Position | Non
             if session.rank == 0:
                 log.info("going on from %s", info.url)
                 position = _recall_rollback(run, info.step, position)
-            return _of_rank_0(position, session)
+            passed_over = frozenset(later.url for later in found if later.step > info.step)
+            return _of_rank_0(position, session), passed_over
     if found:
         raise CheckpointError(f"{run.url}: no checkpoint can be read; delete {run.url}/checkpoints to start anew")
     return None

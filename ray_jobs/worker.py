@@ -97,12 +97,14 @@ class _Worker:
         self.evaluate = evaluator(run, session.device)
         restored = resume(run, self.trainer, session)
         sources = warm_start(run, method) if restored is None else {}
-        self.position = restored or Position()
+        self.position, passed_over = restored or (Position(), frozenset())
         self.scores: dict[str, float] = {}
         if self.chief:
             record(run, provenance={**provenance, "from_step": self.trainer.step, "warm_start": sources})
             self.history = History.resume(run.url, self.trainer.step)
-            self.writer = CheckpointWriter(run, inference_networks=method.inference_networks(), may_write=may_write)
+            self.writer = CheckpointWriter(
+                run, inference_networks=method.inference_networks(), may_write=may_write, passed_over=passed_over
+            )
             self.tracker = Tracker(run, attempt=provenance.get("attempt", 0))
             stack.callback(self.tracker.close)
         mark = StopMark(run.url) if self.chief else None
@@ -222,9 +224,10 @@ class _Worker:
             raise error
         if self.chief:
             self.writer.close()
-        before = resume(self.run, self.trainer, self.session)
-        if before is None:
+        found = resume(self.run, self.trainer, self.session)
+        if found is None:
             raise error
+        before, passed_over = found
         self.position = Position(
             skipped=before.skipped + error.step - self.trainer.step,
             rollbacks=position.rollbacks + 1,
@@ -232,6 +235,7 @@ class _Worker:
         )
         self.stops.begin_again()
         if self.chief:
+            self.writer.passed_over |= passed_over
             self.history.cut(self.trainer.step)
             self.may_write()
             remember_rollback(self.run, self.trainer.step, self.position, str(error))

@@ -10,7 +10,7 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,7 @@ class CheckpointWriter:
         inference_networks: names of the networks that filling an image needs, for the manifest.
         may_write: called before anything is written and before it becomes valid; raises when this process has lost
             the right to the run.
+        passed_over: URLs of later checkpoints that the run knowingly did not begin from, and may delete.
         patience_seconds: how long failing writes are repeated.
     """
 
@@ -52,6 +53,7 @@ class CheckpointWriter:
         *,
         inference_networks: tuple[str, ...] = (),
         may_write: Callable[[], None] = lambda: None,
+        passed_over: Iterable[str] = (),
         patience_seconds: float = PATIENCE_SECONDS,
     ) -> None:
         self.run = run
@@ -59,6 +61,7 @@ class CheckpointWriter:
         self.written_at: float | None = None
         self.written_step: int | None = None
         self.stall_seconds = 0.0  # time that the last `save` held up its caller
+        self.passed_over = set(passed_over)
         self._may_write = may_write
         self._patience = patience_seconds
         self._staging = Staging()
@@ -188,6 +191,8 @@ class CheckpointWriter:
     def _write(self, step: int, state: Mapping[str, Any], metrics: dict[str, float], history: bytes | None) -> None:
         url = checkpoint_url(self.run.url, step)
         self._may_write()
+        if self.written_step is None:
+            self._refuse_unseen(step)
         storage.delete(storage.join(url, MANIFEST))  # of an earlier attempt at the same step, which is replaced
         with tempfile.TemporaryDirectory(prefix=self._folders) as folder:
             files = _write_files(Path(folder), self.run, state, metrics)
@@ -209,6 +214,20 @@ class CheckpointWriter:
         }
         storage.write_bytes(storage.join(url, MANIFEST), json.dumps(manifest, indent=1).encode())
         self._clean(step)
+
+    def _refuse_unseen(self, step: int) -> None:
+        """Before a run's first write, which would put others in the place of what a store had not shown it.
+
+        Raises:
+            CheckpointError: there are checkpoints of later steps that were not there when the run began.
+        """
+        later = [info.url for info in list_checkpoints(self.run.url) if info.step > step]
+        unseen = sorted(set(later) - self.passed_over)
+        if unseen:
+            raise CheckpointError(
+                f"{unseen[-1]}: was not to be seen when this run began, which has come to step {step}; "
+                "nothing was deleted, start it again to go on from there"
+            )
 
     def _clean(self, step: int) -> None:
         """Delete the checkpoints not worth keeping, and the remains of half-written ones.

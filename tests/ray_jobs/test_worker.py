@@ -136,10 +136,25 @@ def test_what_one_rank_cannot_read_all_ranks_pass_over(root, monkeypatch):
     monkeypatch.setattr(dist, "all_reduce", lambda held: held.add_(next(answers)))
     monkeypatch.setattr(dist, "broadcast_object_list", lambda box, **_: None)
     trainer = Trainer(build_method(run), run.training, seed=run.seed, device=torch.device("cpu"))
-    position = resume(run, trainer, PlainSession(world_size=2))
+    position, passed_over = resume(run, trainer, PlainSession(world_size=2))
 
     assert position is not None
     assert trainer.step == steps[-2] < steps[-1]
+    assert passed_over == {checkpoints.latest(run.url).url}
+
+
+def test_checkpoints_that_a_store_did_not_show_at_the_start_are_not_replaced(root, monkeypatch):
+    run = toy_run(root, "unseen")
+    train(run, PlainSession())
+    before = outcome(run.url)
+
+    with monkeypatch.context() as blind:
+        blind.setattr(checkpoints, "list_checkpoints", lambda url: [])
+        with pytest.raises(CheckpointError, match=r"was not to be seen when this run began, .* start it again"):
+            train(run, PlainSession())
+
+    assert outcome(run.url) == before
+    assert train(run, PlainSession())["step"] == 12
 
 
 def test_nothing_is_trained_over_checkpoints_that_cannot_be_read(root):
