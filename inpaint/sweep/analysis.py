@@ -112,15 +112,21 @@ def spread(records: Mapping[str, Record], metric: str) -> dict[str, tuple[float,
 
 
 def axis_of(sweep: SweepConfig, path: str, value: object) -> float:
-    """Where a value lies on its distribution, 0 to 1: in the logarithm for log-uniform ones, by place for choices."""
+    """Where a value lies on its distribution, 0 to 1: in the logarithm for log-uniform ones, by place for choices.
+
+    A point may have values that the distribution never draws: they lie at its ends.
+    """
     found = sweep.vary[path]
-    if isinstance(found, LogUniform):
-        low, high = (math.log(end) for end in found.loguniform)
-        return (math.log(max(float(value), 1e-12)) - low) / (high - low)  # type: ignore[arg-type]
     if isinstance(found, Choice):
-        return found.choice.index(value) / max(1, len(found.choice) - 1)
-    low, high = found.uniform
-    return (float(value) - low) / (high - low)  # type: ignore[arg-type]
+        place = found.choice.index(value) if value in found.choice else len(found.choice)
+        share = place / max(1, len(found.choice) - 1)
+    elif isinstance(found, LogUniform):
+        low, high = (math.log(end) for end in found.loguniform)
+        share = (math.log(max(float(value), 1e-12)) - low) / (high - low)  # type: ignore[arg-type]
+    else:
+        low, high = found.uniform
+        share = (float(value) - low) / (high - low)  # type: ignore[arg-type]
+    return min(max(share, 0.0), 1.0)
 
 
 def _rank_correlation(pairs: np.ndarray) -> float:

@@ -76,6 +76,13 @@ def test_a_log_uniform_axis_has_its_geometric_middle_in_the_middle(sweep):
     assert axis_of(sweep, "method.weights.l1", 30**0.5) == pytest.approx(0.5)
 
 
+def test_what_only_a_point_tries_lies_at_an_end_of_its_axis(sweep):
+    assert axis_of(sweep, "method.weights.l1", 0.0) == 0
+    assert axis_of(sweep, "method.weights.l1", 1e9) == 1
+    designs = load_sweep("isnet-design")
+    assert axis_of(designs, "method.design", "another") == 1
+
+
 def test_the_report_shows_printed_beside_ours_in_three_forms(sweep, tmp_path):
     begin(sweep, root=str(tmp_path))
     for record in made(sweep, [{"psnr": s - 3, "l1": 7.25, "generator/l1": 0.5} for s in PRINTED_PSNR]).values():
