@@ -13,7 +13,7 @@ import os
 import sys
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -21,7 +21,7 @@ from typing import Any
 
 from inpaint import storage
 from inpaint.config.sweep import SweepConfig, load_sweep, trial_id
-from inpaint.errors import InpaintError
+from inpaint.errors import InpaintError, TrainingError
 from inpaint.sweep.capacity import DRIVER_CPUS, check_capacity
 from inpaint.sweep.proposing import propose
 from inpaint.sweep.scores import check_metrics
@@ -42,7 +42,7 @@ from inpaint.sweep.trials import (
 )
 from ray_jobs.lease import Lease
 from ray_jobs.preflight import machine, preflight
-from ray_jobs.verdict import once_for_all
+from ray_jobs.verdict import MendableError, once_for_all
 
 log = logging.getLogger(__name__)
 
@@ -192,6 +192,23 @@ def _failed(trial: Trial, error: BaseException) -> Record:
     return Record(trial.id, trial.label, trial.values, trial.seed, "failed", 0, {}, 0.0, reason=reason)
 
 
+def check_all_made(sweep: SweepConfig, records: Mapping[str, Record], *, root: str) -> None:
+    """Refuse to call a sweep finished that its next start goes on with.
+
+    Raises:
+        TrainingError: a trial has failed; it broke at each of its restarts, so another cluster need not try it again.
+        MendableError: a trial was lost before it had a record.
+    """
+    left = [trial.id for trial in remaining(sweep, root=root)]
+    if failed := [records[name] for name in left if name in records]:
+        raise TrainingError(
+            f"{sweep.name}: {len(failed)} of {len(records)} trials failed ({failed[0].id}: {failed[0].reason}); "
+            "mend what it names and start the sweep again, it tries only these"
+        )
+    if left:
+        raise MendableError(f"{sweep.name}: {len(left)} trials were not made ({left[0]}, ...); start it again")
+
+
 class _RayWatch:
     """Ends this process when Ray has died under it: Tune would wait for trials that never come back."""
 
@@ -243,8 +260,8 @@ class _Watch:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """`python -m ray_jobs.tune sweep.yaml --root URL`: exit code 0 when every trial has a record or `inpaint stop`
-    ended it, 1 otherwise."""
+    """`python -m ray_jobs.tune sweep.yaml --root URL`: exit code 0 when every trial came to an end of its own or
+    `inpaint stop` ended the sweep, 1 otherwise."""
     parser = argparse.ArgumentParser(prog="python -m ray_jobs.tune", description=main.__doc__)
     parser.add_argument("definition", help="a definition's name, or a YAML file")
     parser.add_argument("--root", required=True)
@@ -256,10 +273,13 @@ def main(arguments: list[str] | None = None) -> int:
 
     try:
         sweep = load_sweep(options.definition, budget=options.budget)
-        with once_for_all(sweep_url(sweep.name, root=options.root)):
+        place = sweep_url(sweep.name, root=options.root)
+        with once_for_all(place):
             records = run_sweep(sweep, root=options.root, address=options.address)
-        if stop_is_asked(sweep_url(sweep.name, root=options.root)):
-            print(f"stopped with {len(records)} trials recorded; start it again to go on")
+            if stop_is_asked(place):
+                print(f"stopped with {len(records)} trials recorded; start it again to go on")
+            else:
+                check_all_made(sweep, records, root=options.root)
     except InpaintError as error:
         print(f"inpaint: {error}", file=sys.stderr)
         return 1

@@ -8,6 +8,7 @@ import yaml
 from inpaint import storage
 from inpaint.data import shards
 from inpaint.errors import DataError, StorageError
+from inpaint.sweep.trials import Record, planned, read_records, write_record
 from ray_jobs import evaluate, shard, train, tune, verdict
 from ray_jobs.lease import LeaseLostError
 from ray_jobs.toy import toy_run
@@ -73,6 +74,50 @@ def test_missing_data_is_said_without_training(start, task):
 def test_what_another_cluster_may_mend_is_tried_there(start, task, error):
     assert start(error)[2] == 1
     assert start(error)[2] == 2
+
+
+def test_a_sweep_with_a_failed_trial_fails_so_that_submitting_it_again_tries_it(
+    root, tmp_path, task, monkeypatch, capsys
+):
+    """KubeRay's further clusters only say so: the trial broke at each of its restarts."""
+    search = "preset: tiny\nmetrics: {psnr: max}\ntrials: 2\nvary: {training.ema: {choice: [0.9]}}\n"
+    (tmp_path / "search.yaml").write_text(search)
+    arguments = [str(tmp_path / "search.yaml"), "--root", str(root)]
+    ends, started = {"000": "diverged", "001": "failed"}, []
+
+    def run_sweep(sweep, **options):
+        started.append(sweep.name)
+        for trial in planned(sweep):
+            if trial.id in ends:
+                reason = "no space left on device"
+                ended = Record(trial.id, trial.label, trial.values, 0, ends[trial.id], 3, {}, 1.0, reason=reason)
+                write_record(sweep, ended, root=str(root))
+        return read_records(sweep.name, root=str(root))
+
+    monkeypatch.setattr(tune, "run_sweep", run_sweep)
+    for _ in range(2):
+        assert tune.main(arguments) == 1
+        said = capsys.readouterr().err
+        assert "search: 1 of 2 trials failed (001: no space left on device); mend what it names" in said
+    assert len(started) == 1
+
+    task.write_text("uid-2")
+    storage.write_bytes(f"{root}/sweeps/search/stop", b"")
+    assert tune.main(arguments) == 0  # as `inpaint stop` asked
+    storage.delete(f"{root}/sweeps/search/stop")
+    ends["001"] = "finished"
+    assert tune.main(arguments) == 0
+
+
+def test_a_sweep_that_lost_a_trial_is_tried_on_the_next_cluster(root, tmp_path, task, monkeypatch, capsys):
+    search = "preset: tiny\nmetrics: {psnr: max}\ntrials: 2\nvary: {training.ema: {choice: [0.9]}}\n"
+    (tmp_path / "search.yaml").write_text(search)
+    started = []
+    monkeypatch.setattr(tune, "run_sweep", lambda sweep, **options: started.append(sweep.name) or {})
+    for _ in range(2):
+        assert tune.main([str(tmp_path / "search.yaml"), "--root", str(root)]) == 1
+    assert "2 trials were not made (000, ...)" in capsys.readouterr().err
+    assert len(started) == 2
 
 
 @pytest.mark.parametrize("kind", ["sweep", "evaluate", "shards"])
