@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from inpaint.errors import DataError
+from inpaint.errors import DataError, InpaintError
 
 PHOTOS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp", ".gif")
 
@@ -64,7 +64,7 @@ def fill(
             filled = fill_photo(
                 method, one, its_mask, its_out, hole=hole, progressive=progressive, lossy=lossy
             )
-        except DataError as error:
+        except InpaintError as error:
             if len(jobs) == 1:
                 raise
             failed += 1

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-SIGNATURES = (b"II*\0", b"MM\0*")
+BIG = (b"II+\0", b"MM\0+")  # signatures of BigTIFF
+SIGNATURES = (b"II*\0", b"MM\0*", *BIG)
 ORIENTATION, ICC_PROFILE = 274, 34675  # tags
 RGB, GREY = 2, 1  # photometric interpretations
 ALPHA = 2  # extra sample: alpha that colours are not multiplied by
@@ -24,10 +25,10 @@ class DeepTiff:
 
 
 def decode(data: bytes) -> DeepTiff | None:
-    """The pixels of a 16-bit TIFF of several channels, or None when these bytes are something else.
+    """The pixels of a 16-bit TIFF of several channels, or None for what Pillow reads without loss.
 
     Raises:
-        ValueError: a compression that cannot be read here.
+        ValueError: a kind of more than 8 bits that cannot be kept, several pages, or an unknown compression.
     """
     if data[:4] not in SIGNATURES:
         return None
@@ -35,9 +36,14 @@ def decode(data: bytes) -> DeepTiff | None:
 
     with tifffile.TiffFile(io.BytesIO(data)) as file:
         page = file.pages[0]
-        channels = page.samplesperpixel
-        if page.bitspersample != 16 or page.photometric not in (RGB, GREY) or not 2 <= channels <= 4:
+        channels, unsigned = page.samplesperpixel, page.sampleformat == 1
+        if page.bitspersample <= 8 or channels == 1:
             return None
+        if page.bitspersample != 16 or not unsigned or page.photometric not in (RGB, GREY) or channels > 4:
+            kind = f"{page.photometric.name} of {channels} × {page.bitspersample} bits"
+            raise ValueError(f"a TIFF of {kind} that would lose digits; convert it to unsigned 16-bit RGB")
+        if len(file.pages) > 1:
+            raise ValueError(f"has {len(file.pages)} pages; a photo is one still image")
         pixels = page.asarray()
         if page.planarconfig == 2:
             pixels = np.moveaxis(pixels, 0, -1)

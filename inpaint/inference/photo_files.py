@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import os
+import struct
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -34,6 +35,7 @@ KINDS = {
 }
 CHANNELS = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}  # of 16-bit photos
 DEEP = ("PNG", "TIFF")
+LONGEST = {"JPEG": 65_500, "WEBP": 16_383}  # pixels of a side
 JPEG_QUALITY = 95
 _UPRIGHT: dict[int, Callable[[np.ndarray], np.ndarray]] = {  # rows of a file with this EXIF orientation → upright
     1: lambda rows: rows,
@@ -103,7 +105,7 @@ def read_photo(path: str | Path) -> Photo:
             return _read(data, path)
         except DataError:
             raise
-        except (OSError, ValueError, SyntaxError, RuntimeError, MemoryError) as error:
+        except Exception as error:  # a damaged file can make a decoder raise anything
             raise DataError(f"{path}: not a readable image ({_first_line(error)}); give a whole PNG or JPEG") from error
 
 
@@ -126,6 +128,8 @@ def write_photo(photo: Photo, path: str | Path, *, lossy: bool = False) -> None:
         os.replace(scratch, path)
     except OSError as error:
         raise DataError(f"{path}: cannot be written ({error.strerror or error}); choose another place") from error
+    except (ValueError, struct.error) as error:
+        raise DataError(f"{path}: {file_format} cannot hold this photo ({_first_line(error)}); write .png") from error
     finally:
         scratch.unlink(missing_ok=True)
 
@@ -149,6 +153,11 @@ def output_format(photo: Photo, path: Path, *, lossy: bool) -> str:
         raise DataError(f"{path}: {file_format} holds 8 bits per channel, the photo has 16; write {path.stem}.png")
     if photo.alpha and not any(kind.endswith("A") for kind in KINDS[file_format]):
         raise DataError(f"{path}: {file_format} has no alpha channel, the photo does; write {path.stem}.png")
+    if max(photo.size) > LONGEST.get(file_format, max(photo.size)):
+        raise DataError(
+            f"{path}: {file_format} holds up to {LONGEST[file_format]} pixels a side, the photo is "
+            f"{photo.size[0]}×{photo.size[1]}; write {path.stem}.png"
+        )
     return file_format
 
 
@@ -183,7 +192,7 @@ def encode(photo: Photo, file_format: str) -> bytes:
     if file_format == "BMP":
         kept = {}
     elif file_format == "TIFF" and "exif" in kept:
-        kept["exif"] = _descriptive(kept["exif"])
+        kept["exif"] = _descriptive(_loaded(kept["exif"]))
     buffer = io.BytesIO()
     _image(photo).save(buffer, format=file_format, **options, **kept)
     return buffer.getvalue()
@@ -202,7 +211,8 @@ def any_size() -> Iterator[None]:
 def _read(data: bytes, path: Path) -> Photo:
     deep = deep_tiff.decode(data)
     if deep is not None:
-        return Photo(turned(deep.pixels, deep.orientation), CHANNELS[deep.pixels.shape[2]], deep.orientation, deep.kept)
+        kept = {**deep.kept, "exif": _telling(deep.orientation, None)}
+        return Photo(turned(deep.pixels, deep.orientation), CHANNELS[deep.pixels.shape[2]], deep.orientation, kept)
     with Image.open(io.BytesIO(data)) as image:
         if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":  # the others in an MPO are previews
             raise DataError(f"{path}: has {image.n_frames} frames; a photo is one still image")
@@ -210,7 +220,7 @@ def _read(data: bytes, path: Path) -> Photo:
         orientation = exif.get(ORIENTATION, 1)
         orientation = orientation if orientation in _UPRIGHT else 1
         kept = {
-            "exif": exif.tobytes() if image.format == "TIFF" else image.info.get("exif"),
+            "exif": _telling(orientation, _own(exif, data) if image.format == "TIFF" else image.info.get("exif")),
             "icc_profile": image.info.get("icc_profile"),
             "dpi": image.info.get("dpi"),
         }
@@ -221,6 +231,22 @@ def _read(data: bytes, path: Path) -> Photo:
             pixels, kind = _plain(image, path)
     lying = 1 if image.format == "TIFF" else orientation  # Pillow turns TIFF upright by itself
     return Photo(turned(pixels, lying), kind, orientation, kept)
+
+
+def _own(exif: Image.Exif, data: bytes) -> bytes:
+    """The EXIF that a TIFF's own tags are; of a BigTIFF, whose layout EXIF has no words for, what describes it."""
+    return (_descriptive(exif) if data[:4] in deep_tiff.BIG else exif).tobytes()
+
+
+def _telling(orientation: int, exif: bytes | None) -> bytes | None:
+    """EXIF that tells how rows lie: some files say so elsewhere."""
+    if orientation == 1:
+        return exif
+    found = _loaded(exif)
+    if found.get(ORIENTATION) == orientation:
+        return exif
+    found[ORIENTATION] = orientation
+    return found.tobytes()
 
 
 def _plain(image: Image.Image, path: Path) -> tuple[np.ndarray, str]:
@@ -251,10 +277,16 @@ def _image(photo: Photo) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(pixels))
 
 
-def _descriptive(exif: bytes) -> Image.Exif:
+def _loaded(exif: bytes | None) -> Image.Exif:
+    found = Image.Exif()
+    if exif:
+        found.load(exif)
+    return found
+
+
+def _descriptive(source: Image.Exif) -> Image.Exif:
     """What a TIFF may take over of another file's EXIF: what describes the photo, not how that file was laid out."""
-    source, kept = Image.Exif(), Image.Exif()
-    source.load(exif)
+    kept = Image.Exif()
     for tag in DESCRIPTIVE:
         if tag in source:
             kept[tag] = source[tag]

@@ -13,7 +13,9 @@ from PIL import Image
 from inpaint import cli
 from inpaint.checkpoints import CheckpointWriter
 from inpaint.config import load_run
+from inpaint.errors import ShapeError
 from inpaint.methods import build_method
+from inpaint.methods.isnet import ISNet
 from inpaint.training import Trainer
 
 
@@ -79,6 +81,22 @@ def test_one_bad_photo_does_not_stop_the_others(monkeypatch, capsys, root, folde
     code, _, err = call(monkeypatch, capsys, *words, "--device", "cpu")
     assert code == 1
     assert [path.name for path in (folder / "out").iterdir()] == ["b.png"]
+    assert "1 of 2 photos were not filled" in err
+
+
+def test_a_photo_that_the_method_refuses_does_not_stop_the_others(monkeypatch, capsys, root, folder):
+    refusing = iter([True, False])
+
+    def refuse_first(self, image):
+        if next(refusing):
+            raise ShapeError("image is 60×40; this method takes others")
+
+    monkeypatch.setattr(ISNet, "check_sides", refuse_first)
+    words = ["fill", folder / "photos", folder / "mask.png", "-o", folder / "out", "--run", "one", "--root", root]
+    code, _, err = call(monkeypatch, capsys, *words, "--device", "cpu")
+    assert code == 1
+    assert [path.name for path in (folder / "out").iterdir()] == ["b.png"]
+    assert "this method takes others" in err
     assert "1 of 2 photos were not filled" in err
 
 

@@ -14,6 +14,7 @@ from PIL import Image, ImageOps
 
 from inpaint.errors import DataError
 from inpaint.inference import deep_png, fill_photo, read_photo
+from inpaint.inference.photo_files import write_photo
 from tests.inference.painters import Painter
 
 SIZE = (50, 37)  # width, height: off every grid
@@ -149,6 +150,69 @@ def test_exif_orientation_is_kept_and_the_mask_is_meant_as_displayed(tmp_path, o
         upright = np.asarray(ImageOps.exif_transpose(written))
         assert np.array_equal(upright[holes == 0], np.asarray(displayed)[holes == 0])
         assert (upright[holes == 255] == [255, 128, 0]).all()
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+@pytest.mark.parametrize("orientation", [3, 6, 8])
+def test_a_deep_tiff_that_was_turned_becomes_a_png_that_is_shown_upright(tmp_path, orientation, channels):
+    pixels = noise(channels, 65536)  # 40 rows of 60
+    tag = (274, "H", 1, orientation, True)
+    tifffile.imwrite(tmp_path / "photo.tif", pixels, photometric="rgb", extratags=[tag],
+                     extrasamples=["unassalpha"] if channels == 4 else None)  # fmt: skip
+    photo = read_photo(tmp_path / "photo.tif")
+    holes = np.zeros(photo.pixels.shape[:2], np.uint8)
+    holes[5:9, 4:8] = 255
+    Image.fromarray(holes).save(tmp_path / "mask.png")
+
+    fill_photo(Painter(), tmp_path / "photo.tif", tmp_path / "mask.png", tmp_path / "out.png")
+
+    assert np.array_equal(read_photo(tmp_path / "out.png").pixels[holes == 0], photo.pixels[holes == 0])
+    with Image.open(tmp_path / "out.png") as out:
+        assert ImageOps.exif_transpose(out).size == photo.size
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"photometric": "separated"}, "SEPARATED of 4 × 16 bits that would lose digits"),
+        ({"photometric": "rgb", "dtype": np.int16}, "RGB of 3 × 16 bits that would lose digits"),
+        ({"photometric": "rgb", "dtype": np.float32}, "RGB of 3 × 32 bits that would lose digits"),
+        ({"photometric": "rgb", "pages": 2}, "has 2 pages; a photo is one still image"),
+    ],
+)
+def test_a_deep_tiff_whose_digits_cannot_be_kept_is_refused(tmp_path, options, message):
+    settings = {"dtype": np.uint16, "pages": 1} | options
+    shape = (settings["pages"], 8, 8, 4 if settings["photometric"] == "separated" else 3)
+    pixels = np.ones(shape, settings["dtype"])
+    with tifffile.TiffWriter(tmp_path / "photo.tif") as file:
+        for page in pixels:
+            file.write(page, photometric=settings["photometric"], contiguous=False, metadata=None)
+    with pytest.raises(DataError, match=message):
+        read_photo(tmp_path / "photo.tif")
+
+
+@pytest.mark.parametrize("levels", [256, 65536])
+def test_a_big_tiff_is_read_whole_and_written_upright(tmp_path, mask, levels):
+    pixels, tag = noise(3, levels), (274, "H", 1, 6, True)
+    tifffile.imwrite(tmp_path / "photo.tif", pixels, photometric="rgb", bigtiff=True, extratags=[tag])
+    photo = read_photo(tmp_path / "photo.tif")
+    assert np.array_equal(photo.pixels, np.rot90(pixels, -1))
+    for ending in ("tif", "png"):
+        write_photo(photo, tmp_path / f"again.{ending}")
+        assert np.array_equal(read_photo(tmp_path / f"again.{ending}").pixels, photo.pixels)
+
+
+def test_a_tiff_cut_to_its_first_bytes_is_refused_in_one_line(tmp_path):
+    (tmp_path / "photo.tif").write_bytes(b"II*\0\x08\0\0\0")
+    with pytest.raises(DataError, match="not a readable image"):
+        read_photo(tmp_path / "photo.tif")
+
+
+def test_a_photo_longer_than_a_format_allows_is_refused_before_it_is_filled(tmp_path):
+    Image.new("RGB", (16_400, 8)).save(tmp_path / "photo.png")
+    Image.new("L", (16_400, 8)).save(tmp_path / "mask.png")
+    with pytest.raises(DataError, match="WEBP holds up to 16383 pixels a side, the photo is 16400×8; write out.png"):
+        fill_photo(None, tmp_path / "photo.png", tmp_path / "mask.png", tmp_path / "out.webp")
 
 
 def test_a_mask_made_for_the_stored_rows_is_turned_with_them(tmp_path, mask):
