@@ -1,3 +1,4 @@
+import errno
 import io
 import os
 import struct
@@ -81,6 +82,22 @@ def test_of_two_files_of_one_name_in_a_tar_the_later_one_counts(tmp_path):
             file.addfile(member, io.BytesIO(data))
     with archives.open_source(str(tmp_path / "s.tar")) as (entry,):
         assert archives.read(entry) == b"newer"
+
+
+def test_a_folder_that_cannot_be_listed_is_an_error_and_not_an_empty_one(tmp_path, monkeypatch):
+    source, scandir = folder(tmp_path / "source"), os.scandir
+
+    def broken(place):
+        if str(place).endswith("/a"):
+            raise OSError(errno.EIO, "Input/output error", str(place))
+        return scandir(place)
+
+    monkeypatch.setattr(os, "scandir", broken)
+    with pytest.raises(DataError, match=r"source/a: cannot be listed \(Input/output error\); mend it"):
+        archives.open_source(str(source)).__enter__()
+    (source / "a").rename(source / "lost+found")
+    with archives.open_source(str(source)) as entries:
+        assert {entry.name.partition("/")[0] for entry in entries}.isdisjoint({"a", "lost+found"})
 
 
 def test_a_link_in_a_tar_is_an_empty_file_and_circles_of_folders_end(tmp_path):
