@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable
 from importlib import resources
 from importlib.resources.abc import Traversable
+from math import lcm
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -248,7 +249,18 @@ class RunConfig(Strict):
         self._check_sizes()
         self.method.check_run(self)
         self._check_graphs()
+        self._check_scored()
         return self
+
+    def _check_scored(self) -> None:
+        """Only a checkpoint whose step was scored can be the best; the last step is both."""
+        scored, saved = self.evaluation.every, self.checkpoints.every
+        if self.checkpoints.keep_best and max(scored, saved) < self.total_steps and scored % saved and saved % scored:
+            raise ValueError(
+                f"evaluation.every {scored} and checkpoints.every {saved} fall together only each {lcm(scored, saved)} "
+                "steps, and no other checkpoint has a score; make one a multiple of the other, or set "
+                "checkpoints.keep_best: 0"
+            )
 
     def _check_stages(self) -> None:
         known = self.method.stage_names

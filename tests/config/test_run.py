@@ -125,6 +125,10 @@ def test_feature_networks_are_those_of_stages_that_are_trained(preset, assignmen
             ["method.gan_loss=nsgan", "method.generator_adversarial=neg_hinge"],
             "method: generator_adversarial is neg_hinge, but gan_loss is nsgan; drop one of them",
         ),
+        (
+            ["evaluation.every=70", "checkpoints.every=100"],
+            "evaluation.every 70 and checkpoints.every 100 fall together only each 700 steps",
+        ),
         (["training.max_rollbacks=5"], "training: max_rollbacks is set, but only not_finite: rollback goes back"),
         (["data.crop_share=0.5"], "data: crop_share 0.5 is set, but only crop: random reads it"),
         (

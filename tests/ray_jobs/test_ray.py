@@ -39,7 +39,7 @@ def wait_for(condition, driver):
 
 def test_a_run_whose_worker_is_killed_ends_as_one_process_alone_would(root):
     """Two workers against one process: the elastic promise, equal to rounding; the kill must leave no mark at all."""
-    run = toy_run(root, "killed", "stages.gan.steps=60", "checkpoints.every=5", workers=2)
+    run = toy_run(root, "killed", "stages.gan.steps=60", "checkpoints.every=5", "evaluation.every=10", workers=2)
     driver = start(run, root)
     wait_for(lambda: checkpoints.latest(run.url), driver)
     os.kill(workers_of(driver)[0], signal.SIGKILL)
@@ -47,7 +47,7 @@ def test_a_run_whose_worker_is_killed_ends_as_one_process_alone_would(root):
 
     assert driver.returncode == 0, err
     assert json.loads(out)["reason"] == "finished"
-    alone = toy_run(root, "alone", "stages.gan.steps=60", "checkpoints.every=5")
+    alone = toy_run(root, "alone", "stages.gan.steps=60", "checkpoints.every=5", "evaluation.every=10")
     train(alone, PlainSession())
     rows, expected = checkpoints.read_history(run.url), checkpoints.read_history(alone.url)
     assert [row["step"] for row in rows] == [row["step"] for row in expected]
@@ -126,7 +126,7 @@ def test_each_kind_of_kill_is_survived_byte_for_byte_in_an_object_store(monkeypa
 
 @pytest.mark.slow
 def test_nothing_is_left_of_a_run_whose_driver_is_killed_and_the_next_start_need_not_wait(root):
-    run = toy_run(root, "alone", "stages.gan.steps=100000", "checkpoints.every=5")
+    run = toy_run(root, "alone", "stages.gan.steps=100000", "checkpoints.every=5", "evaluation.every=10")
     driver = start(run, root)
     wait_for(lambda: checkpoints.latest(run.url), driver)
     processes = below(driver.pid)
