@@ -217,6 +217,19 @@ def test_the_best_by_an_unknown_score_says_which_scores_there_are(run, writer):
         checkpoints.best(run.url, "lpips")
 
 
+def test_a_folder_of_a_runs_name_does_not_stand_for_the_run(tmp_path, monkeypatch):
+    (tmp_path / "here" / "one").mkdir(parents=True)
+    (tmp_path / "here" / "pulled").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.delenv("INPAINT_ROOT", raising=False)
+    storage.write_bytes(str(tmp_path / "here/inpaint-root/runs/one/run.yaml"), b"")
+
+    assert checkpoints.run_url("one", root="/store") == "/store/runs/one"
+    assert checkpoints.run_url("one") == "inpaint-root/runs/one"
+    assert checkpoints.run_url("pulled") == "pulled"
+    assert checkpoints.run_url("absent") == "inpaint-root/runs/absent"
+
+
 def test_files_that_a_killed_writer_left_in_the_temporary_folder_are_removed_at_the_next_start(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
     (tmp_path / "tmp").mkdir()
