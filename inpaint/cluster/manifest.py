@@ -25,7 +25,7 @@ from inpaint.cluster.task import FILE_NAME, Task
 from inpaint.errors import ClusterError, ConfigError
 
 Object = dict[str, Any]
-RUN_LABEL, KIND_LABEL = "inpaint/run", "inpaint/kind"
+RUN_LABEL, KIND_LABEL, TRIALS = "inpaint/run", "inpaint/kind", "inpaint/trials"
 DIGEST, URL, QUEUE_SECONDS, STOP_ASKED = "inpaint/digest", "inpaint/url", "inpaint/queue-seconds", "inpaint/stop-asked"
 CONFIG_MAP_LIMIT = 1_000_000  # bytes; the API server refuses more
 
@@ -152,6 +152,8 @@ def _annotations(task: Task, runtime: Runtime) -> dict[str, str]:
     preset = task.file.get("preset")
     if preset:
         notes["inpaint/preset"] = str(preset)
+    if task.trials:
+        notes[TRIALS] = str(task.trials)
     if runtime.queue.kind == "kueue":
         notes[QUEUE_SECONDS] = str(runtime.timeouts.queue_seconds)
     return notes

@@ -19,12 +19,13 @@ from typing import Any
 
 import yaml
 
-from inpaint.cluster.submission import Outcome
+from inpaint.cluster.submission import Outcome, growth
 from inpaint.cluster.task import FILE_NAME, Task
 from inpaint.errors import ClusterError
 
 Object = dict[str, Any]
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
+STOPPED = ("stopped at step", "stopped with")  # what a run and a sweep print that `inpaint stop` ended
 TRIES = 3
 
 
@@ -54,9 +55,11 @@ class RayCluster:
             if (job.get("metadata") or {}).get("digest") != digest:
                 raise ClusterError(f"{task.job_name} was submitted there with other settings; choose another --name")
         alive = [job for job in earlier if job["status"] not in ENDED]
+        trials = int(earlier[-1]["metadata"].get("trials", task.trials)) if earlier else 0
+        more = growth(trials, task.trials)
         if alive:
-            return Outcome("running", alive[-1]["submission_id"], "")
-        if earlier and earlier[-1]["status"] == "SUCCEEDED" and not self._was_stopped(earlier[-1]):
+            return Outcome("running", alive[-1]["submission_id"], more)
+        if earlier and earlier[-1]["status"] == "SUCCEEDED" and not more and not self._was_stopped(earlier[-1]):
             return Outcome("finished", earlier[-1]["submission_id"], "")
         # Ray keeps ended jobs and their names, so a further attempt has a number; two submitters choose the same one
         name = task.job_name if not earlier else f"{task.job_name}.{len(earlier) + 1}"
@@ -64,7 +67,8 @@ class RayCluster:
             "entrypoint": task.command(folder=""),
             "submission_id": name,
             "runtime_env": {"working_dir": self._upload(task)},
-            "metadata": {"run": task.job_name, "digest": digest, "url": task.url, "kind": task.kind},
+            "metadata": {"run": task.job_name, "digest": digest, "url": task.url, "kind": task.kind}
+            | ({"trials": str(task.trials)} if task.trials else {}),
         }
         try:
             self._json("POST", "/api/jobs/", body)
@@ -123,7 +127,7 @@ class RayCluster:
 
     def _was_stopped(self, job: Object) -> bool:
         """Whether a job that Ray calls succeeded ended early, as `inpaint stop` asked; its last lines say so."""
-        return any("stopped at step" in line for line in self.log(job["submission_id"]).splitlines()[-5:])
+        return any(said in line for said in STOPPED for line in self.log(job["submission_id"]).splitlines()[-5:])
 
     def _upload(self, task: Task) -> str:
         """The run file as a package on the cluster; its URI."""

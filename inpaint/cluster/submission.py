@@ -10,7 +10,7 @@ from typing import Any, Literal
 import yaml
 
 from inpaint.cluster.client import Cluster
-from inpaint.cluster.manifest import DIGEST, KIND_LABEL, STOP_ASKED, URL, Manifests
+from inpaint.cluster.manifest import DIGEST, KIND_LABEL, STOP_ASKED, TRIALS, URL, Manifests
 from inpaint.cluster.pods import stop_map
 from inpaint.cluster.refusals import AlreadyExists
 from inpaint.cluster.status import is_finished, succeeded
@@ -40,7 +40,7 @@ def decide(existing: Object | None, wanted: Object) -> Action:
 
     Returns:
         `create` (none there), `attach` (the same is on its way), `done` (the same has finished), `replace` (the same
-        has failed or was stopped; a new RayJob resumes it).
+        has failed, was stopped, or is a sweep that has grown; a new RayJob resumes it).
 
     Raises:
         ClusterError: the name is taken by something else, or by other settings.
@@ -61,7 +61,8 @@ def decide(existing: Object | None, wanted: Object) -> Action:
             )
     if not is_finished(existing):
         return "attach"
-    return "done" if succeeded(existing) and STOP_ASKED not in notes else "replace"
+    done = succeeded(existing) and STOP_ASKED not in notes and not _grown(existing, wanted)
+    return "done" if done else "replace"
 
 
 def submit(
@@ -96,7 +97,7 @@ def submit(
             raise ClusterError(f"{error}{_what_differs(cluster, manifests)}") from None
         if existing is not None and action == "attach":
             cluster.put_run_file(manifests.config_map, owner=existing)  # mends a submission that broke off in between
-            notes = (_failed_before(existing), _changed_resources(existing, job))
+            notes = (_failed_before(existing), _changed_resources(existing, job), _grown(existing, job))
             return Outcome("running", name, "; ".join(filter(None, notes)))
         if action == "done":
             return Outcome("finished", name, "")
@@ -163,6 +164,15 @@ def _changed_resources(existing: Object, wanted: Object) -> str:
     return "" if old == new else f"it keeps its workers ({old}); stop it first to change them ({new})"
 
 
+def _grown(existing: Object, wanted: Object) -> str:
+    return growth(*(int((job["metadata"].get("annotations") or {}).get(TRIALS, 0)) for job in (existing, wanted)))
+
+
+def growth(trials: int, wanted: int) -> str:
+    """What to do about a submitted sweep that is to have more trials; empty when it is not, or is none."""
+    return f"it keeps to its {trials} trials; submit it again when it has ended to make {wanted}" * (trials < wanted)
+
+
 def _groups(job: Object) -> str:
     groups = job["spec"].get("rayClusterSpec", {}).get("workerGroupSpecs") or []
     return ", ".join(f"{group['maxReplicas']} × {group['groupName']}" for group in groups)
@@ -173,7 +183,8 @@ def _what_differs(cluster: Cluster, manifests: Manifests) -> str:
     old_map = cluster.find_config_map(manifests.config_map["metadata"]["name"])
     if old_map is None:
         return ""
-    old, new = (settled(yaml.safe_load(each["data"][FILE_NAME])) for each in (old_map, manifests.config_map))
+    kind = manifests.job["metadata"]["labels"][KIND_LABEL]
+    old, new = (settled(kind, yaml.safe_load(each["data"][FILE_NAME])) for each in (old_map, manifests.config_map))
     changed = [path for path in {**old, **new} if old.get(path) != new.get(path)]
     told = "; ".join(f"{path} is {old.get(path)!r} there and {new.get(path)!r} here" for path in changed[:5])
     return f" ({told})" if told else ""

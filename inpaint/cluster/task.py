@@ -15,6 +15,7 @@ from inpaint.config.evaluation import EvaluationFile, EvaluationRequest
 from inpaint.config.run import RUN_NAME, ResourcesConfig, RunConfig
 from inpaint.config.sweep import SweepConfig, foreseen_runs, trial_run
 from inpaint.errors import ConfigError
+from inpaint.sweep.trials import GROWING
 
 Kind = Literal["train", "sweep", "evaluate", "shards"]
 FILE_FOLDER = "/etc/inpaint"
@@ -31,7 +32,6 @@ ENTRY_POINTS: dict[Kind, str] = {
 }
 SUFFIXES: dict[Kind, str] = {"train": "", "sweep": "-sweep", "evaluate": "-eval", "shards": "-shards"}
 PLAIN_WORD = re.compile(r"[A-Za-z0-9@%+=:,./_-]+")
-FREE_TO_CHANGE = (*FREE, "concurrent")  # as the run's own folder has it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,8 +81,13 @@ class Task:
     @property
     def digest(self) -> str:
         """Short hash of all settings that must stay the same when the task is resumed."""
-        text = json.dumps([self.kind, settled(self.file)], sort_keys=True, default=str)
+        text = json.dumps([self.kind, settled(self.kind, self.file)], sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
+    def trials(self) -> int:
+        """Of a sweep, which may grow under its name; 0 of anything else."""
+        return int(self.file["trials"]) if self.kind == "sweep" else 0
 
     def command(self, folder: str = FILE_FOLDER) -> str:
         """The entry point as one line. Two shells read it on the way, so no word in it may need quoting.
@@ -98,12 +103,13 @@ class Task:
         return " ".join(["python", "-m", ENTRY_POINTS[self.kind], *words])
 
 
-def settled(file: Mapping[str, Any]) -> dict[str, Any]:
-    """Dotted path → value of the settings of a run file that decide what comes out."""
-    flat = dict(_flat(file))
+def settled(kind: Kind, file: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted path → value of the settings of a run file that decide what comes out: those that the folder of its run,
+    or of its sweep, holds it to."""
+    flat, free_to_change = dict(_flat(file)), GROWING if kind == "sweep" else FREE
     return {
         path: value for path, value in flat.items()
-        if not any(path == free or path.startswith(f"{free}.") for free in FREE_TO_CHANGE)
+        if not any(path == free or path.startswith(f"{free}.") for free in free_to_change)
     }  # fmt: skip
 
 

@@ -15,7 +15,8 @@ import pytest
 import yaml
 
 from inpaint.cluster.ray_client import RayCluster, find_token
-from inpaint.cluster.task import Task, train_task
+from inpaint.cluster.task import Task, sweep_task, train_task
+from inpaint.config.sweep import SweepConfig
 from inpaint.errors import ClusterError
 
 
@@ -116,6 +117,7 @@ def test_the_same_run_twice_is_one_job_and_other_settings_are_refused(ray, clien
         ("FAILED", "", "resumed", ["paris", "paris.2"]),
         ("STOPPED", "", "resumed", ["paris", "paris.2"]),
         ("SUCCEEDED", "stopped at step 40\n", "resumed", ["paris", "paris.2"]),
+        ("SUCCEEDED", "stopped with 3 trials recorded; start it again to go on\n", "resumed", ["paris", "paris.2"]),
         ("SUCCEEDED", "finished at step 400\n", "finished", ["paris"]),
     ],
 )
@@ -124,6 +126,23 @@ def test_an_ended_job_decides_what_happens(ray, client, make_run, status, log, r
     ray.jobs["paris"]["status"], ray.logs["paris"] = status, log
     assert client.submit(train_task(make_run())).result == result
     assert list(ray.jobs) == jobs
+
+
+@pytest.mark.parametrize(
+    ("status", "trials", "result", "note"),
+    [("SUCCEEDED", 6, "resumed", ""), ("SUCCEEDED", 5, "finished", ""),
+     ("RUNNING", 6, "running", "it keeps to its 5 trials; submit it again when it has ended to make 6")],
+)  # fmt: skip
+def test_a_sweep_grows_under_its_name(ray, client, status, trials, result, note):
+    def task(trials):
+        vary = {"training.ema": {"choice": [0.9, 0.99]}}
+        sweep = SweepConfig(name="search", preset="tiny", metrics={"psnr": "max"}, vary=vary, trials=trials)
+        return sweep_task(sweep, root="s3://lab/x", concurrent=1)
+
+    client.submit(task(5))
+    ray.jobs["search-sweep"]["status"] = status
+    outcome = client.submit(task(trials))
+    assert (outcome.result, outcome.note) == (result, note)
 
 
 def test_a_job_that_somebody_else_started_in_between_is_found(ray, client, make_run):

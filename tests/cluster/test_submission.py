@@ -5,10 +5,14 @@ import threading
 import pytest
 
 from inpaint.cluster.client import Cluster, connect
+from inpaint.cluster.manifest import build
 from inpaint.cluster.submission import submit
+from inpaint.cluster.task import sweep_task
+from inpaint.config.sweep import SweepConfig
 from inpaint.errors import ClusterError, ConfigError
 
 JOBS = "/apis/ray.io/v1/namespaces/training/rayjobs"
+ALONE = {"resources.num_workers": 1, "resources.gpus_per_worker": 0}
 
 
 def written(api):
@@ -62,6 +66,31 @@ def test_other_settings_under_the_same_name_are_refused(cluster, api, make_manif
     with pytest.raises(ClusterError, match="submitted with other settings.*--name.*seed is 0 there and 1 here"):
         submit(cluster, make_manifests("paris", "seed=1"))
     assert len([line for line in written(api) if line.startswith("POST")]) == 2
+
+
+@pytest.mark.parametrize(
+    ("deployment", "status", "trials", "result", "note"),
+    [("Complete", "SUCCEEDED", 60, "resumed", ""), ("Complete", "SUCCEEDED", 50, "finished", ""),
+     ("Running", "RUNNING", 60, "running", "it keeps to its 50 trials; submit it again when it has ended to make 60")],
+)  # fmt: skip
+def test_a_sweep_grows_under_its_name(cluster, api, runtime, deployment, status, trials, result, note):
+    submit(cluster, search_manifests(runtime, trials=50))
+    api.set_status("search-sweep", jobDeploymentStatus=deployment, jobStatus=status)
+    outcome = submit(cluster, search_manifests(runtime, trials=trials, about="a longer look"), replace_seconds=2)
+    assert (outcome.result, outcome.note) == (result, note)
+
+
+def test_what_the_folder_of_a_sweep_refuses_is_refused_before_anything_is_sent(cluster, runtime):
+    submit(cluster, search_manifests(runtime, trials=50))
+    with pytest.raises(ClusterError, match="other settings.*preset is 'tiny' there and 'isnet-places2' here"):
+        submit(cluster, search_manifests(runtime, trials=50, preset="isnet-places2"))
+
+
+def search_manifests(runtime, **settings):
+    plain = {"name": "search", "preset": "tiny", "metrics": {"psnr": "max"}, "settings": ALONE}
+    vary = {"training.ema": {"choice": [0.9, 0.99]}}
+    task = sweep_task(SweepConfig(**plain | {"vary": vary} | settings), root="s3://lab/x", concurrent=1)
+    return build(task, runtime, namespace="training")
 
 
 def test_more_workers_under_the_same_name_are_said_to_have_no_effect(cluster, make_manifests):
