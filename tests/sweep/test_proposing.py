@@ -1,5 +1,7 @@
 """A search that learns: proposals within bounds, the same for the same results, drawn towards what scored well."""
 
+from dataclasses import replace
+
 import pytest
 
 from inpaint.config.sweep import load_sweep
@@ -51,7 +53,48 @@ def test_proposals_are_drawn_towards_what_scored_well(definition, multi_objectiv
     assert sum(abs(value - best) < 2 for value in proposed) > 8  # of 12; five would be chance
 
 
-def test_trials_without_a_score_teach_nothing(definition):
-    diverged = [Record("000", "x", {L1: 9.0}, 0, "diverged", 3, {}, 1.0)]
-    assert propose(definition(), diverged, 1) == propose(definition(), [*diverged], 1)
-    assert len(propose(definition(), diverged, 2)) == 2
+def ended(values, status, step=12, **scores):
+    return Record("900", "x", values, 0, status, step, scores, 1.0)
+
+
+@pytest.mark.parametrize("multi_objective", ["false", "true"])
+@pytest.mark.parametrize(
+    "record",
+    [
+        ended({L1: 9.0}, "diverged", 3),
+        ended({L1: 9.0}, "diverged", 3, psnr=99.0, l1=0.0),  # of an evaluation before
+        ended({L1: 9.0}, "failed", 3, psnr=99.0, l1=0.0),
+        ended({L1: 9.0}, "finished", psnr=float("nan"), l1=0.0),
+        ended({L1: 9.0}, "finished", psnr=float("inf"), l1=0.0),
+        ended({L1: 90.0}, "finished", psnr=99.0, l1=0.0),  # a fixed point beyond the bounds
+        ended({}, "finished", psnr=99.0, l1=0.0),  # a fixed point that leaves the preset's value
+    ],
+)
+def test_what_is_no_result_within_the_space_teaches_nothing(definition, multi_objective, record):
+    sweep = definition(multi_objective=multi_objective)
+    known = records([n / 2 for n in range(21)], lambda value: {"psnr": -abs(value - 2), "l1": abs(value - 2)})
+    proposed = [values[L1] for values in propose(sweep, [*known, record], 12)]
+    diverged = ended({L1: 5.0}, "diverged", 3)  # moves the seed as the other does
+    assert proposed == [values[L1] for values in propose(sweep, [*known, diverged], 12)]
+
+
+def test_a_fixed_point_outside_of_the_choices_teaches_nothing(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        "preset: tiny\ntrials: 40\nmetrics: {psnr: max}\nvary: {training.accumulate: {choice: [1, 2]}}\n"
+        "search: {kind: tpe}\n"
+    )
+    point = ended({"training.accumulate": 5}, "finished", psnr=20.0)
+    assert propose(load_sweep(str(path)), [point], 1)[0]["training.accumulate"] in (1, 2)
+
+
+def test_trials_that_halving_stopped_do_not_attract_by_their_early_scores(definition):
+    """Finished ones score best at 2; those that were stopped at 9 had twice that."""
+    known = records([n / 2 for n in range(21)], lambda value: {"psnr": 10 - abs(value - 2)})
+    stopped = [replace(ended({L1: 8.8 + n / 10}, "stopped", 4, psnr=20.0), id=f"90{n}") for n in range(4)]
+
+    def near_nine(*others):
+        return sum(abs(values[L1] - 9) < 1 for values in propose(definition(), [*known, *others], 12))
+
+    assert near_nine(*stopped) == 0
+    assert near_nine(*(replace(record, status="finished") for record in stopped)) > 5  # of 12; two are chance
