@@ -77,10 +77,10 @@ def pareto_front(records: Mapping[str, Record], metrics: Mapping[str, str]) -> l
 
     Args:
         records: of a sweep.
-        metrics: direction (`max`, `min`) by name; trials that lack one are left out.
+        metrics: direction (`max`, `min`) by name; trials that lack one, or have one that is not finite, are left out.
     """
     first = next(iter(metrics))
-    trials = [r for r in finished(records, first) if all(m in r.metrics for m in metrics)]
+    trials = [r for r in finished(records, first) if all(math.isfinite(r.metrics.get(m, math.nan)) for m in metrics)]
     points = {r.id: [_oriented(r.metrics[m], way) for m, way in metrics.items()] for r in trials}
     front = [r for r in trials if not any(_beats(points[o.id], points[r.id]) for o in trials)]
     return sorted(front, key=lambda r: _oriented(r.metrics[first], metrics[first]), reverse=True)

@@ -11,6 +11,7 @@ import numpy as np
 
 from inpaint.config.sweep import SweepConfig
 from inpaint.evaluation import html
+from inpaint.evaluation.protocols import data_set
 from inpaint.evaluation.published import PublishedTable, published_tables
 from inpaint.sweep.analysis import (
     Correlation,
@@ -71,8 +72,9 @@ def summary(sweep: SweepConfig, records: Records, root: str) -> Block:
     ]
     if run and "random" in (run.feature_weights.vgg16, run.feature_weights.vgg19):
         sentences.append("Marked: the feature network had RANDOM weights; nothing here compares with the paper")
-    if run and run.data.dataset != "places2":
-        sentences.append(f"Marked: data set {run.data.dataset}, not the paper's")
+    papers = dict.fromkeys(published_tables()[name].dataset for name in sweep.published)
+    if run and papers and data_set(run.data.dataset) not in papers:
+        sentences.append(f"Marked: data set {run.data.dataset}, not {' or '.join(papers)} as in the paper's tables")
     return Block("Summary", tuple(sentences))
 
 
@@ -229,11 +231,12 @@ def _by_row(table: str, records: Iterable[Record]) -> dict[str, list[Record]]:
 
 
 def _scores(records: Sequence[Record], metric: str) -> str:
-    """A score, or its mean and deviation over seeds."""
-    values = [record.metrics[metric] for record in records if record.status == "finished" and metric in record.metrics]
-    if len(values) > 1:
+    """A score, or its mean and deviation over seeds; of trials that did not finish only where none did."""
+    done = finished({record.id: record for record in records}, metric)
+    if len(done) > 1:
+        values = [record.metrics[metric] for record in done]
         return f"{fmean(values):.4g} ± {stdev(values):.2g}"
-    return _score(records[0], metric) if records else "–"
+    return _score(next(iter((*done, *records)), None), metric)
 
 
 def _percent(record: Record, metric: str) -> str:

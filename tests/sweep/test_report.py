@@ -57,6 +57,13 @@ def test_the_front_holds_what_nothing_beats(sweep):
     assert [record.id for record in front] == ["001", "000"]
 
 
+def test_a_score_that_is_not_finite_is_on_no_front(sweep):
+    nan = float("nan")
+    scores = [{"psnr": 20, "l1": 5}, {"psnr": 22, "l1": 6}, {"psnr": 10, "l1": nan}, {"psnr": nan, "l1": 1}]
+    front = pareto_front(made(sweep, scores), {"psnr": "max", "l1": "min"})
+    assert [record.id for record in front] == ["001", "000"]
+
+
 def test_a_weight_that_orders_the_scores_is_the_most_important(sweep):
     trials = planned(sweep)
     order = sorted(trials, key=lambda trial: trial.values["method.weights.style"])
@@ -125,6 +132,35 @@ def test_a_row_tried_with_several_seeds_is_shown_as_mean_and_deviation(tmp_path)
     text = report_sweep(sweep.name, root=str(tmp_path)).markdown
     assert "| 21 ± 1.4 |" in text  # sqrt(2)
     assert "| Table 2, row 1 | 21 | 1.4 | 2 |" in text
+
+
+def test_of_several_seeds_the_one_that_finished_is_shown(tmp_path):
+    sweep = load_sweep("isnet-ablation", budget="tiny", assignments=["seeds=[0, 1]", "trials=7"])
+    begin(sweep, root=str(tmp_path))
+    first = made(sweep, [{"psnr": 9.5}], status="diverged")
+    for record in (made(sweep, [{}, {"psnr": 21.5}]) | first).values():
+        write_record(sweep, record, root=str(tmp_path))
+    text = report_sweep(sweep.name, root=str(tmp_path)).markdown
+    beside = text[text.index("## Table 2, ") :].split("\n## ")[0]
+    assert "| 21.5 |" in beside
+    assert "9.5" not in beside.replace("21.5", "")
+
+
+@pytest.mark.parametrize(
+    ("definition", "settings", "marked"),
+    [
+        ("isnet-loss-weights", [], ""),
+        ("isnet-loss-weights", ["settings.data.dataset=photos"], "data set photos, not places2 as"),
+        ("isfrnet-variants", [], ""),  # celeba, as in its paper; beside no published table
+        ("gated-hdc", ["settings.data.dataset=photos"], ""),
+        ("isnet-loss-weights", ["published=[dina_table1]", "settings.data.dataset=psv"], ""),  # another name of it
+    ],
+)
+def test_a_data_set_is_marked_where_it_is_not_that_of_the_published_tables(tmp_path, definition, settings, marked):
+    sweep = load_sweep(definition, assignments=settings)
+    begin(sweep, root=str(tmp_path))
+    text = report_sweep(sweep.name, root=str(tmp_path)).markdown
+    assert f"Marked: {marked}" in text if marked else "Marked: data set" not in text
 
 
 def test_the_report_shows_where_score_and_look_disagree(sweep, tmp_path):
