@@ -119,7 +119,7 @@ DATASETS: dict[str, Dataset] = {
     ),
     "celeba-hq": Dataset(
         title="CelebA-HQ",
-        layout="0.jpg .. 29999.jpg in CelebA-HQ-img (CelebAMask-HQ), or 00000 .. 29999 as png, jpg or npy exports",
+        layout="0.jpg .. 29999.jpg in CelebA-HQ-img (CelebAMask-HQ), or 00000 .. 29999 as png or jpg exports",
         images=no(_CELEBA_HQ_EXTRAS),
         splits={"train": numbered(0, 27_999), "test": numbered(28_000, 29_999)},  # DiNA: first 28,000, last 2,000
     ),

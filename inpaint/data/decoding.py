@@ -1,12 +1,12 @@
 """From the bytes of an image file to square RGB pixels, the one step of loading that costs real work.
 
-A JPEG goes through simplejpeg, straight into the row of a batch when its size fits; other formats go through PIL
-(torchvision's decoders are deprecated and warn). What is not square is cropped to its largest square and scaled to the
-wanted size with an antialiased bicubic filter. A JPEG at least twice as large as wanted may be decoded at 1/2, 1/4 or
-1/8 of its size (`dct_scaling`, the default), which skips most of the inverse DCT and leaves less to filter. On
-photographs of 512 to 1024 pixels the result lies 43 to 47 dB from the full decoding with the same filter, keeps 96 to
-105 % of its gradients, and lies 40 to 42 dB from a Lanczos reduction of the original where full decoding lies 43 to 45
-(`inpaint bench stream` measures it again).
+A JPEG goes through simplejpeg, straight into the row of a batch when its size fits; other formats, and what EXIF turns,
+go through PIL as in an evaluation (torchvision's decoders are deprecated and warn). What is not square is cropped to
+its largest square and scaled to the wanted size with an antialiased bicubic filter. A JPEG at least twice as large as
+wanted may be decoded at 1/2, 1/4 or 1/8 of its size (`dct_scaling`, the default), which skips most of the inverse DCT
+and leaves less to filter. On photographs of 512 to 1024 pixels the result lies 43 to 47 dB from the full decoding with
+the same filter, keeps 96 to 105 % of its gradients, and lies 40 to 42 dB from a Lanczos reduction of the original where
+full decoding lies 43 to 45 (`inpaint bench stream` measures it again).
 
 `fast` decoding uses the approximate inverse DCT and repeats colour samples where the exact one interpolates them: 42
 dB, or 1.3 of 255 levels, from the exact one, which gives the same pixels as PIL, bit for bit.
@@ -16,11 +16,13 @@ from __future__ import annotations
 
 import io
 import threading
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 try:
     import simplejpeg
@@ -28,6 +30,8 @@ except ImportError:  # PIL decodes then, at about twice the cost and always at f
     simplejpeg = None
 
 JPEG = b"\xff\xd8\xff"
+EXIF, ORIENTATION = b"Exif\0\0", 0x0112
+HEAD_BYTES = 64  # of a JPEG, in which its EXIF begins
 SCALES = (8, 4, 2)  # the divisors with a vectorised inverse DCT; other eighths cost more than they save
 
 
@@ -66,12 +70,14 @@ class Decoder:
         Raises:
             UndecodableImage: with the decoder's reason.
         """
-        if simplejpeg is None or data[:3] != JPEG:
-            return self._place(row, _decode_with_pil(data), across, down)
+        head = bytes(data[:HEAD_BYTES])
+        exif = head.find(EXIF)
+        if simplejpeg is None or not head.startswith(JPEG) or (exif > 0 and _is_turned(data, exif)):
+            return self._place(row, _read(data), across, down)
         try:
             height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
             if colours in ("CMYK", "YCCK"):
-                return self._place(row, _decode_with_pil(data), across, down)
+                return self._place(row, _read(data), across, down)
             if height == width == self.size and self.crop_share == 1:
                 simplejpeg.decode_jpeg(data, "RGB", self.fast_dct, self.repeat_colours, buffer=row)
                 return True
@@ -116,28 +122,35 @@ def resize(image: np.ndarray, size: int, *, side: float | None = None) -> np.nda
     return scaled[0].permute(1, 2, 0).numpy()
 
 
-def decode(data: bytes) -> np.ndarray:
-    """A whole image as [H, W, 3] uint8 RGB, at full size, with the pixels that PIL gives.
+def _is_turned(data: bytes | memoryview, place: int) -> bool:
+    """Whether the EXIF at `place` in a JPEG says that its rows are not shown as they lie."""
+    length = int.from_bytes(data[place - 2 : place], "big") - 2
+    found = Image.Exif()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            found.load(bytes(data[place : place + length]))
+            return found.get(ORIENTATION, 1) in range(2, 9)
+        except Exception:  # EXIF blocks are written by everything and checked by nothing
+            return False
 
-    Raises:
-        UndecodableImage: with the decoder's reason.
-    """
-    if simplejpeg is None or data[:3] != JPEG:
+
+def _read(data: bytes | memoryview) -> np.ndarray:
+    """The pixels of an image file of any kind: those that an evaluation sees."""
+    if simplejpeg is None:
         return _decode_with_pil(data)
+    from inpaint.data.pictures import Refused, read_picture
+
     try:
-        if simplejpeg.decode_jpeg_header(data)[2] in ("CMYK", "YCCK"):
-            return _decode_with_pil(data)
-        return simplejpeg.decode_jpeg(data, "RGB")
-    except ValueError as error:
-        raise UndecodableImage(str(error)) from error
+        return np.array(read_picture(bytes(data)).pixels)
+    except Refused as reason:
+        raise UndecodableImage(str(reason)) from None
 
 
 def _decode_with_pil(data: bytes | memoryview) -> np.ndarray:
-    from PIL import Image, UnidentifiedImageError
-
     try:
         with Image.open(io.BytesIO(data)) as image:
-            return np.array(image.convert("RGB"))
+            return np.array(ImageOps.exif_transpose(image).convert("RGB"))
     except UnidentifiedImageError:
         raise UndecodableImage("empty file" if not len(data) else "not an image in a known format") from None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
