@@ -157,6 +157,7 @@ def _in_list(candidates: list[Candidate], list_file: str, left_out: Counter[str]
     """The candidates a list names, in the order of the list."""
     lines = storage.read_bytes(list_file).decode("utf-8", "surrogateescape").splitlines()
     lines = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+    _refuse_several_parts(list_file, lines)
     by_name = _by_every_name(candidates)
     chosen: dict[str, Candidate] = {}
     missing: list[str] = []
@@ -176,6 +177,16 @@ def _in_list(candidates: list[Candidate], list_file: str, left_out: Counter[str]
         )
     left_out["not in the list"] = len(candidates) - len(chosen)
     return list(chosen.values())
+
+
+def _refuse_several_parts(list_file: str, lines: Sequence[str]) -> None:
+    """A partition file, such as CelebA's `list_eval_partition.txt`, names the images of all parts."""
+    parts = sorted({line.split()[-1].rpartition(",")[2] for line in lines})
+    if "partition" in storage.name_of(list_file) and 1 < len(parts) and set(parts) <= {"0", "1", "2"}:
+        raise DataError(
+            f"{list_file}: names images of the parts {', '.join(parts)} (0 train, 1 validation, 2 test); give a list "
+            "of one part's lines, for instance from grep ' 2$'"
+        )
 
 
 def _by_every_name(candidates: list[Candidate]) -> dict[str, list[Candidate]]:

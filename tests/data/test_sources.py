@@ -70,6 +70,20 @@ def test_a_list_with_unknown_or_ambiguous_names_stops(tmp_path):
         keys(source, list_file=str(listed))
 
 
+@pytest.mark.parametrize("between", [" ", ",", ", "])
+def test_a_list_of_all_parts_is_refused_and_that_of_one_is_taken(tmp_path, between):
+    source = make(tmp_path / "s", "1.jpg", "2.jpg", "3.jpg")
+    listed = tmp_path / "list_eval_partition.txt"
+    listed.write_text("".join(f"{image}.jpg{between}{part}\n" for image, part in ((1, 0), (2, 1), (3, 2))))
+    with pytest.raises(DataError, match=r"names images of the parts 0, 1, 2 \(0 train, 1 validation, 2 test\)"):
+        keys(source, list_file=str(listed))
+    listed.write_text(f"2.jpg{between}2\n3.jpg{between}2\n")
+    assert len(keys(source, list_file=str(listed))) == 2
+    labels = tmp_path / "places365_val.txt"
+    labels.write_text(f"1.jpg{between}0\n2.jpg{between}1\n")
+    assert len(keys(source, list_file=str(labels))) == 2
+
+
 def test_shuffle_is_by_seed_and_a_limit_takes_the_first_of_that_order(tmp_path):
     source = make(tmp_path, *(f"{i:02d}.jpg" for i in range(20)))
     assert keys(source, shuffle=1) == keys(source, shuffle=1) != keys(source, shuffle=2)
