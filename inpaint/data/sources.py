@@ -182,7 +182,7 @@ def _in_list(candidates: list[Candidate], list_file: str, left_out: Counter[str]
 def _refuse_several_parts(list_file: str, lines: Sequence[str]) -> None:
     """A partition file, such as CelebA's `list_eval_partition.txt`, names the images of all parts."""
     parts = sorted({line.split()[-1].rpartition(",")[2] for line in lines})
-    if "partition" in storage.name_of(list_file) and 1 < len(parts) and set(parts) <= {"0", "1", "2"}:
+    if "partition" in storage.name_of(list_file) and len(parts) > 1 and set(parts) <= {"0", "1", "2"}:
         raise DataError(
             f"{list_file}: names images of the parts {', '.join(parts)} (0 train, 1 validation, 2 test); give a list "
             "of one part's lines, for instance from grep ' 2$'"
