@@ -28,6 +28,7 @@ def fill(
     progressive: Annotated[bool, typer.Option("--progressive", help="Fill large holes in rings.")] = False,
     hole: Annotated[str, typer.Option(help="Which value of the mask means hole: white or black.")] = "white",
     lossy: Annotated[bool, typer.Option("--lossy", help="Allow .jpg, which changes known pixels a little.")] = False,
+    tile: Annotated[int | None, typer.Option(min=64, help="Longest side filled in one piece, in pixels.")] = None,
     bf16: Annotated[bool, typer.Option("--bf16", help="Draw in bf16: about twice as fast, nearly the same.")] = False,
     device: Annotated[str | None, typer.Option(help="cpu or cuda; cuda when there is one.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was done as JSON, one object per photo.")] = False,
@@ -49,6 +50,7 @@ def fill(
 
     from inpaint.checkpoints import load_method, run_url
     from inpaint.inference import fill_photo, prepare
+    from inpaint.inference.filling import OVERLAP
 
     place = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -58,11 +60,12 @@ def fill(
         raise DataError(f"--device {place}: {str(error).splitlines()[0]}; leave it out to take what is there") from None
     source = checkpoint or run_url(run, root=root)
     method = prepare(load_method(source, target), precision="bfloat16" if bf16 else "float32")
+    tiles = {"tile": tile, "overlap": min(OVERLAP, tile // 2)} if tile else {}
     failed = 0
     for one, its_mask, its_out in jobs:
         try:
             filled = fill_photo(
-                method, one, its_mask, its_out, hole=hole, progressive=progressive, lossy=lossy
+                method, one, its_mask, its_out, hole=hole, progressive=progressive, lossy=lossy, **tiles
             )
         except InpaintError as error:
             if len(jobs) == 1:
@@ -70,6 +73,12 @@ def fill(
             failed += 1
             print(f"inpaint: {error}", file=sys.stderr)
             continue
+        if filled.blind_tiles:
+            print(
+                f"inpaint: {one}: {filled.blind_tiles} tiles lie wholly in the hole, drawn without a known pixel; "
+                "raise --tile, or fill a smaller copy",
+                file=sys.stderr,
+            )
         if as_json:
             print(json.dumps(vars(filled)))
         else:

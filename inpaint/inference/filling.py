@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -139,6 +140,12 @@ def bands(
         if strip is not None:
             yield Band(rows, strip, _ramp(rows, above, strip.device)[:, None])
         above = rows.stop
+
+
+def blind_tiles(holes: np.ndarray, *, tile: int, overlap: int) -> int:
+    """How many tiles show no known pixel, of holes [H, W], 1 = hole: what is drawn there has nothing to go on from."""
+    rows, columns = (_spans(length, tile, overlap) for length in holes.shape)
+    return sum(bool(holes[row, column].all()) for row in rows for column in columns)
 
 
 def _in_tiles(paint: Paint, image: Tensor, mask: Tensor, tile: int, overlap: int) -> Tensor:

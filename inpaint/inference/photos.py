@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from inpaint.errors import DataError
-from inpaint.inference.filling import OVERLAP, TILE, bands, painter
+from inpaint.inference.filling import OVERLAP, TILE, bands, blind_tiles, painter
 from inpaint.inference.photo_files import Photo, any_size, holds, output_format, read_photo, turned, write_photo
 from inpaint.inference.preparing import inference_mode
 from inpaint.masks import load_mask
@@ -23,13 +23,14 @@ GREY = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601, as Pil
 
 @dataclass(frozen=True)
 class Filled:
-    """What was done: the photo, where it went, its size in pixels, and the hole's share of it."""
+    """What was done: the photo, where it went, its size, the share of its hole, and how many tiles were all hole."""
 
     photo: str
     out: str
     width: int
     height: int
     hole_ratio: float
+    blind_tiles: int = 0
 
 
 def fill_photo(
@@ -73,7 +74,8 @@ def fill_photo(
     filled = fill_pixels(method, original, holes, progressive=progressive, tile=tile, overlap=overlap)
     write_photo(filled, out, lossy=lossy)
     width, height = original.size
-    return Filled(str(photo), str(out), width, height, float(holes.mean()))
+    blind = 0 if method.config.hole_shapes == "centre" else blind_tiles(holes, tile=tile, overlap=overlap)
+    return Filled(str(photo), str(out), width, height, float(holes.mean()), blind)
 
 
 def fill_pixels(

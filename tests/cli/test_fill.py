@@ -84,6 +84,18 @@ def test_one_bad_photo_does_not_stop_the_others(monkeypatch, capsys, root, folde
     assert "1 of 2 photos were not filled" in err
 
 
+def test_tiles_without_a_known_pixel_are_told(monkeypatch, capsys, root, folder):
+    holes = np.zeros((40, 300), np.uint8)
+    holes[:, 20:280] = 255
+    Image.fromarray(holes).save(folder / "wide.png")
+    Image.new("RGB", (300, 40), "teal").save(folder / "photo.png")
+    words = ["fill", folder / "photo.png", folder / "wide.png", "-o", folder / "out.png", "--run", "one"]
+    for tile, told in ((64, True), (300, False)):
+        code, _, err = call(monkeypatch, capsys, *words, "--root", root, "--device", "cpu", "--tile", tile)
+        assert code == 0
+        assert ("lie wholly in the hole, drawn without a known pixel" in err) is told
+
+
 def test_a_photo_that_the_method_refuses_does_not_stop_the_others(monkeypatch, capsys, root, folder):
     refusing = iter([True, False])
 
