@@ -22,6 +22,7 @@ from inpaint.evaluation.perceptual import Networks, load_perceptual
 from inpaint.evaluation.pictures import Pictures
 from inpaint.evaluation.plan import Plan, ProtocolPlan, make_plan
 from inpaint.evaluation.protocols import find_protocols
+from inpaint.evaluation.published import other_masks
 from inpaint.evaluation.results import Result, differences, tabulate
 from inpaint.evaluation.scoring import Clock, Filler, NamedFiller, NoClock, Part, anonymous, score_images
 from inpaint.evaluation.stamp import Stamp, images_sha, scoring_code
@@ -205,8 +206,8 @@ def marks_of(
     if protocol.images and len(truths) != protocol.demanded(dataset):
         published = ", ".join(f"{count:,} of {name}" for name, count in protocol.images.items())
         marks.append(f"{len(truths):,} images; published with {published}")
-    if protocol.mask_kinds != "any" and share.holes.kind == "drawn strokes":
-        marks.append(f"drawn strokes; published with {protocol.mask_kinds}")
+    if masks := other_masks(protocol, share.holes.kind, scored_by=protocol):
+        marks.append(masks)
     how = protocol.set_scores
     if how and how.weights in inceptions and inceptions[how.weights].sha256 == weights.RANDOM:
         marks.append(f"{', '.join(how.scores)}: random weights, as asked; not a score")

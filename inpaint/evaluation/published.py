@@ -14,6 +14,7 @@ import yaml
 
 from inpaint.config.base import suggest
 from inpaint.errors import EvaluationError
+from inpaint.evaluation.protocols import Protocol
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,7 @@ class PublishedTable:
         protocol: whose columns stand nearest to its own; None where ours cannot be laid beside it.
         images: how many were scored; None where the paper does not say.
         steps: that the method was trained for; None where the paper does not say.
+        batch: images of each of these steps.
         columns: metric → column of the protocol.
         notes: what a reader has to know.
         numbers: all of them, in the paper's order; empty where the printed table is lost.
@@ -72,6 +74,7 @@ class PublishedTable:
     protocol: str | None
     images: int | None
     steps: int | None
+    batch: int | None
     columns: Mapping[str, str]
     notes: tuple[str, ...]
     numbers: tuple[Number, ...]
@@ -121,9 +124,25 @@ def find_tables(names: list[str]) -> list[PublishedTable]:
     return [known[name] for name in names or known]
 
 
+def other_masks(papers: Protocol, kind: str, *, scored_by: Protocol) -> str:
+    """What sets the masks of a result apart from those that a protocol was published with; empty where nothing does.
+
+    Files say nothing of where they come from, so they are never taken for the published ones.
+
+    Args:
+        papers: the published protocol.
+        kind: of the masks, as a result's stamp has it.
+        scored_by: the protocol that loaded them.
+    """
+    if papers.mask_kinds == "any" or papers.mask_loading == scored_by.mask_loading == "centre":
+        return ""
+    surely_other = kind == "drawn strokes" or (kind == "centred square" and papers.mask_loading != "centre")
+    return f"{kind}, {'not' if surely_other else 'not verified to be'} {papers.mask_kinds}"
+
+
 def _table(name: str, values: Mapping[str, Any], file: Any) -> PublishedTable:
     numbers = _numbers(file.read_text()) if file.is_file() else ()
-    optional = {key: values.get(key) for key in ("protocol", "images", "steps")}
+    optional = {key: values.get(key) for key in ("protocol", "images", "steps", "batch")}
     given = {key: values[key] for key in ("paper", "source", "title", "method", "dataset", "columns")}
     return PublishedTable(name=name, **given, **optional, notes=tuple(values.get("notes", ())), numbers=numbers)
 

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from inpaint.evaluation.collection import Found
-from inpaint.evaluation.protocols import PROTOCOLS, data_set
-from inpaint.evaluation.published import Number, PublishedTable
+from inpaint.evaluation.protocols import PROTOCOLS, Protocol, data_set
+from inpaint.evaluation.published import Number, PublishedTable, other_masks
 from inpaint.evaluation.results import ALL, Table
 from inpaint.evaluation.statistics import Estimate
 
 ONE_SHOT = "one-shot"
 MARKS = {
-    "P": "another protocol or image size than the paper's",
-    "M": "other masks than the paper's",
+    "P": "another protocol or image size, in scoring or training, than the paper's",
+    "M": "other masks than the paper's, or files that may be: no result can tell whether they are the paper's",
     "D": "another data set, in scoring or training, or number of images than the paper's",
     "B": "another training budget than the paper's, or the paper gives none",
     "L": "images of the test set are in the training set",
@@ -163,24 +163,43 @@ def _cells(table: PublishedTable, columns: Mapping[str, Estimate]) -> dict[str, 
 def _marks(table: PublishedTable, found: Found, name: str, leak: str | None) -> dict[str, str]:
     """Letter → sentence, for everything that differs from the paper."""
     about, conditions = found.about, found.result.stamp.protocols[name]
+    papers = PROTOCOLS[table.protocol or name]
     marks = {}
-    if name != table.protocol:
-        marks["P"] = f"scored by {name}, not {table.protocol}"
-    elif conditions["size"] not in (PROTOCOLS[name].size, "own"):
-        marks["P"] = f"at {conditions['size']} pixels, not {PROTOCOLS[name].size}"
-    if conditions["mask_kind"] == "drawn strokes" and PROTOCOLS[name].mask_kinds != "any":
-        marks["M"] = f"drawn strokes, not {PROTOCOLS[name].mask_kinds}"
+    if protocol := _other_protocol(papers, name, conditions["size"], about.get("size")):
+        marks["P"] = protocol
+    if masks := other_masks(papers, conditions["mask_kind"], scored_by=PROTOCOLS[name]):
+        marks["M"] = masks
     scored_on, count = str(about.get("scored_on", "unknown data")), int(conditions["n of images"])
     if data := _other_data(table, scored_on, count, str(about["dataset"])):
         marks["D"] = data
-    if about.get("step") != table.steps:
-        wanted = f", not {table.steps:,}" if table.steps else "; the paper gives no number"
-        marks["B"] = f"{about.get('step'):,} steps{wanted}"
+    if budget := _other_budget(table, about["step"], about.get("global_batch")):
+        marks["B"] = budget
     if leak:
         marks["L"] = leak
     if any(digest == "random" for digest in conditions["metrics"].values()):
         marks["R"] = "random feature weights"
     return marks
+
+
+def _other_protocol(papers: Protocol, name: str, scored_at: int | str, trained_at: int | None) -> str:
+    """In what a result was scored or trained in another way or size; the papers trained at the size they scored at."""
+    said = []
+    if name != papers.name:
+        said.append(f"scored by {name}, not {papers.name}")
+    if scored_at not in (papers.size, "own"):
+        said.append(f"scored at {scored_at} pixels, not {papers.size}")
+    if trained_at not in (papers.size, None):
+        said.append(f"trained at {trained_at} pixels, not {papers.size}")
+    return "; ".join(said)
+
+
+def _other_budget(table: PublishedTable, steps: int, batch: int | None) -> str:
+    """In what a training was longer or shorter, counted in the images it saw."""
+    ours = f"{steps:,} steps of {batch or 'an unknown number of'} images"
+    if not table.steps:
+        return f"{ours}; the paper gives no number"
+    same = batch and table.batch and steps * batch == table.steps * table.batch
+    return "" if same else f"{ours}, not {table.steps:,} of {table.batch}"
 
 
 def _other_data(table: PublishedTable, scored_on: str, count: int, trained_on: str) -> str:

@@ -3,11 +3,14 @@ from __future__ import annotations
 import dataclasses
 import re
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from inpaint.errors import EvaluationError
 from inpaint.evaluation.collection import Found
 from inpaint.evaluation.evaluate import evaluate_fillers
+from inpaint.evaluation.holes import HoleSource
 from inpaint.evaluation.published import find_tables, published_tables
 from inpaint.evaluation.results import Result
 from inpaint.evaluation.tables import beside, doubt_marks
@@ -85,10 +88,10 @@ def grey(image, mask):
     return image * 0 + 0.5
 
 
-def ours(protocols, **about):
-    result = evaluate_fillers({"one-shot": grey}, photographs(3), protocols=protocols, size=64, limit=3)
+def ours(protocols, *, holes=None, **about):
+    result = evaluate_fillers({"one-shot": grey}, photographs(3), protocols=protocols, size=64, limit=3, holes=holes)
     described = {"kind": "checkpoint", "method": "isnet", "run": "first", "step": 400, "dataset": "demo"}
-    described |= {"scored_on": "demo"} | about
+    described |= {"scored_on": "demo", "global_batch": 8, "size": 256} | about
     subjects = {"one-shot": {**described, "fill": "one-shot"}}
     return Found("store/first", dataclasses.replace(result, subjects=subjects), 0.0)
 
@@ -102,11 +105,55 @@ def test_ours_stand_under_each_bin_with_a_mark_for_everything_that_differs():
     assert row.cells == {"psnr": expected["psnr"], "ssim": expected["ssim"], "l1": expected["l1"]}
     assert row.marks == "PMDB"
     assert row.why == (
-        "at 64 pixels, not 256",
+        "scored at 64 pixels, not 256",
         "drawn strokes, not 12,000 irregular test masks of NVIDIA",
         "3 images of demo, not 10,000 of places2; trained on demo, not places2",
-        "400 steps; the paper gives no number",
+        "400 steps of 8 images; the paper gives no number",
     )
+
+
+def mark_of(letter, table, found):
+    """The sentence of a mark, the same in all rows of a result; None without."""
+    (said,) = {tuple(zip(row.marks, row.why, strict=True)) for row in beside(TABLES[table], [found]).ours}
+    return dict(said).get(letter)
+
+
+@pytest.mark.parametrize(
+    ("steps", "batch", "why"),
+    [
+        (32_000, 8, None),  # 256,000 samples, as Table 1's search
+        (16_000, 16, None),
+        (32_000, 2, "32,000 steps of 2 images, not 32,000 of 8"),
+        (3_200, 8, "3,200 steps of 8 images, not 32,000 of 8"),
+        (32_000, None, "32,000 steps of an unknown number of images, not 32,000 of 8"),
+    ],
+)
+def test_the_budget_is_counted_in_images_seen(steps, batch, why):
+    found = ours(["isnet-2022-test"], step=steps, global_batch=batch)
+    assert mark_of("B", "isnet_table1", found) == why
+
+
+def test_the_size_of_the_training_is_marked_beside_that_of_the_scoring():
+    found = ours(["isnet-2022-test"], size=64)
+    assert mark_of("P", "isnet_table5", found) == "scored at 64 pixels, not 256; trained at 64 pixels, not 256"
+    found = ours(["ce-128"], method="context_encoder", size=128)
+    assert mark_of("P", "context_encoder_table6", found) == "scored at 64 pixels, not 128"
+
+
+def test_masks_are_marked_unless_they_are_sure_to_be_the_papers(tmp_path):
+    nvidia = "12,000 irregular test masks of NVIDIA"
+    for side in (40, 50, 58, 66):  # holes of 16, 25, 34 and 44 percent
+        mask = np.zeros((100, 100), np.uint8)
+        mask[10 : 10 + side, 10 : 10 + side] = 255
+        Image.fromarray(mask).save(tmp_path / f"{side}.png")
+    files = ours(["isnet-2022-test"], holes=HoleSource(url=str(tmp_path), hole="white"))
+    assert mark_of("M", "isnet_table5", files) == f"files of {tmp_path.name}, not verified to be {nvidia}"
+    assert f"files of {tmp_path.name}, not verified to be {nvidia}" in files.result.marks["isnet-2022-test"]
+    centred = ours(["hdc-gated"], method="gated_two_stage", holes=HoleSource(centre=0.6))
+    assert mark_of("M", "hdc_table6", centred) == f"centred square, not {nvidia}"
+    stand_in = ours(["inp-v1"])  # whose own masks may be any
+    assert mark_of("M", "isnet_table5", stand_in) == f"drawn strokes, not {nvidia}"
+    assert mark_of("M", "context_encoder_table6", ours(["ce-128"], method="context_encoder")) is None
 
 
 @pytest.mark.parametrize(
@@ -133,7 +180,7 @@ def test_a_run_on_the_papers_own_images_has_no_mark_of_data():
 
 def test_another_protocol_stands_in_and_is_marked_and_another_method_does_not():
     laid = beside(TABLES["isnet_table5"], [ours(["inp-v1"])])
-    assert laid.ours[0].why[0] == "scored by inp-v1, not isnet-2022-test"
+    assert laid.ours[0].why[0] == "scored by inp-v1, not isnet-2022-test; scored at 64 pixels, not 256"
     assert beside(TABLES["dina_table1"], [ours(["inp-v1"])]).ours == ()
 
 
