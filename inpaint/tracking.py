@@ -15,6 +15,7 @@ import os
 import queue
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,8 @@ log = logging.getLogger(__name__)
 STEP = "global_step"
 SIGN_IN_SECONDS = 20
 CLOSE_SECONDS = 30.0
+KEEP_SECONDS = 600.0  # between copies of an offline log to a remote store: a machine that is killed loses no more
+COPY_SECONDS = 60.0  # for the last copy
 LONGEST_QUEUE = 2_000  # rows and pictures that wait for a W&B that hangs
 
 
@@ -50,6 +53,7 @@ class Tracker:
         self._run, self._attempt, self._load = run, attempt, load
         self._queue: queue.Queue[tuple[str, Any] | None] = queue.Queue(LONGEST_QUEUE)
         self._thread: threading.Thread | None = None
+        self._copying = False
         self._folder = _folder(run)
         if run.tracking.mode != "disabled":
             self._thread = threading.Thread(target=self._work, name="tracking", daemon=True)
@@ -64,11 +68,13 @@ class Tracker:
         self._put("images", {STEP: step, **pictures})
 
     def close(self) -> None:
-        """Send what is left, at most `CLOSE_SECONDS`; an offline log is copied to `<run>/wandb`."""
+        """Send what is left, in `CLOSE_SECONDS`, and copy an offline log to `<run>/wandb`, in `COPY_SECONDS` more."""
         if self._thread:
             with contextlib.suppress(queue.Full):  # then it hangs, and is left behind
                 self._queue.put(None, timeout=CLOSE_SECONDS)
             self._thread.join(CLOSE_SECONDS)
+            if self._copying:
+                self._thread.join(COPY_SECONDS)
             if self._thread.is_alive():
                 log.warning("W&B did not finish in %.0f s; its log is in %s", CLOSE_SECONDS, self._folder)
 
@@ -90,8 +96,12 @@ class Tracker:
         except Exception as error:
             log.warning("W&B cannot keep a log (%s: %s); training goes on without it", type(error).__name__, error)
             return
+        copied = time.monotonic()
         while (item := self._queue.get()) is not None:
             self._send(wandb, sink, *item)
+            if time.monotonic() - copied > KEEP_SECONDS:
+                self._keep()
+                copied = time.monotonic()
         try:
             sink.finish()
         except Exception as error:
@@ -139,12 +149,15 @@ class Tracker:
         if not storage.is_remote(self._run.url):
             return  # it was written there
         source, target = self._folder / "wandb", storage.join(self._run.url, "wandb")
+        self._copying = True
         try:
             for path in sorted(source.glob("offline-run-*/**/*")):
                 if path.is_file():
                     storage.upload(path, storage.join(target, *path.relative_to(source).parts))
         except Exception as error:
             log.warning("the W&B log could not be copied to %s (%s); it is in %s", target, error, source)
+        finally:
+            self._copying = False
 
 
 def resolve_mode(run: RunConfig) -> str:

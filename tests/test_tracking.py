@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 import types
+from pathlib import Path
 
 import pytest
 
@@ -145,6 +146,31 @@ def test_a_wandb_that_hangs_holds_up_neither_a_row_nor_the_end(run, monkeypatch)
 
     assert time.monotonic() - began < 2
     release.set()
+
+
+def test_an_offline_log_is_copied_to_the_store_while_the_run_goes_on(monkeypatch):
+    copied, waiting = [], threading.Semaphore(0)
+
+    def upload(path, url):
+        copied.append((Path(path).read_text(), url))
+        waiting.release()
+
+    def begin(options, sink):
+        folder = Path(options["dir"]) / "wandb" / "offline-run-1"
+        folder.mkdir(parents=True)
+        sink.log = lambda row: (folder / "run.wandb").write_text(str(row["global_step"]))
+        return sink
+
+    monkeypatch.setattr(tracking.storage, "upload", upload)
+    monkeypatch.setattr(tracking, "KEEP_SECONDS", 0)
+    module, _, _ = fake(begin)
+    tracker = Tracker(toy_run("s3://lab/root", "tracked", "tracking.mode=offline"), load=lambda: module)
+
+    tracker.log(7, {"x": 1.0})
+    assert waiting.acquire(timeout=10)
+    assert copied == [("7", "s3://lab/root/runs/tracked/wandb/offline-run-1/run.wandb")]
+    tracker.close()
+    assert len(copied) == 2  # once more at the end
 
 
 def test_a_wandb_that_hangs_for_long_does_not_fill_the_memory(run, monkeypatch, caplog):
