@@ -359,11 +359,19 @@ def _probes(sweep: SweepConfig) -> Iterator[tuple[str, str, Any]]:
 
 
 def _check_rungs(sweep: SweepConfig, *, place: str) -> None:
-    """Refuse a first rung that lies behind the end of a trial."""
-    if isinstance(sweep.scheduler, ASHA):
-        total = trial_run(sweep, {}, name="check", root="nowhere").total_steps
-        if sweep.scheduler.grace_steps >= total:
-            raise ConfigError(f"{place}: scheduler.grace_steps {sweep.scheduler.grace_steps} of {total} steps in all")
+    """Refuse rungs at which nobody is ever judged: behind the end of a trial, or behind its last score before that."""
+    if not isinstance(sweep.scheduler, ASHA):
+        return
+    run, grace = trial_run(sweep, {}, name="check", root="nowhere"), sweep.scheduler.grace_steps
+    if grace >= run.total_steps:
+        raise ConfigError(f"{place}: scheduler.grace_steps {grace} of {run.total_steps} steps in all")
+    what = "health" if sweep.metric.startswith("health/") else "evaluation"
+    every = run.health.every if what == "health" else run.evaluation.every
+    if every and (run.total_steps - 1) // every * every < grace:
+        raise ConfigError(
+            f"{place}: scheduler.grace_steps {grace}, but {sweep.metric} comes every {every} of {run.total_steps} "
+            f"steps, so no trial is judged before its end; set settings.{what}.every to {grace}"
+        )
 
 
 def _check_bounds(low: float, high: float) -> None:

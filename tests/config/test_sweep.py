@@ -102,6 +102,21 @@ def test_what_cannot_work_is_refused_on_the_laptop(assignment, message):
         load_sweep("isnet-loss-weights", assignments=[assignment])
 
 
+@pytest.mark.parametrize(
+    ("metric", "grace", "every", "path"),
+    [("psnr", 800, 3200, "evaluation.every"), ("psnr", 3000, 1600, "evaluation.every"),
+     ("health/seam_error", 1800, 1700, "health.every")],
+)  # fmt: skip
+def test_successive_halving_that_never_sees_a_score_before_the_end_is_refused(metric, grace, every, path):
+    """3,200 steps; a score at the last one judges nobody."""
+    plain = [f"metrics={{{metric}: max}}", f"scheduler={{kind: asha, grace_steps: {grace}}}"]
+    plain += ["settings.evaluation.every=100", "settings.checkpoints.keep_best=0"]
+    said = f"{metric} comes every {every} of 3200 steps, so no trial is judged before its end; set settings.{path} to "
+    with pytest.raises(ConfigError, match=f"{said}{grace}$"):
+        load_sweep("isnet-loss-weights", budget="25.6k", assignments=[*plain, f"settings.{path}={every}"])
+    assert load_sweep("isnet-loss-weights", budget="25.6k", assignments=[*plain, f"settings.{path}={grace}"])
+
+
 def test_a_varied_path_that_does_not_exist_is_refused_with_the_nearest_one(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text(
