@@ -13,7 +13,7 @@ import os
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -196,7 +196,7 @@ def check_all_made(sweep: SweepConfig, records: Mapping[str, Record], *, root: s
     """Refuse to call a sweep finished that its next start goes on with.
 
     Raises:
-        TrainingError: a trial has failed; it broke at each of its restarts, so another cluster need not try it again.
+        TrainingError: a trial has failed, at each of its restarts or by what would come again on any cluster.
         MendableError: a trial was lost before it had a record.
     """
     left = [trial.id for trial in remaining(sweep, root=root)]
@@ -232,7 +232,8 @@ class _Watch:
 
     def __init__(self, sweep: SweepConfig, root: str, total: int, on_record: Report) -> None:
         self._sweep, self._root, self._total, self._on_record = sweep, root, total, on_record
-        self.seen = {r.id for r in read_records(sweep.name, root=root).values() if r.status != "failed"}
+        self._versions: dict[str, str] = {}
+        self.seen = {record.id for record in self._news() if record.status != "failed"}
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._work, name="sweep-watch", daemon=True)
 
@@ -251,12 +252,16 @@ class _Watch:
 
     def _look(self) -> None:
         try:
-            for name, record in read_records(self._sweep.name, root=self._root).items():
-                if name not in self.seen and record.status != "failed":
-                    self.seen.add(name)
+            for record in self._news():
+                if record.id not in self.seen and record.status != "failed":
+                    self.seen.add(record.id)
                     self._on_record(record, len(self.seen), self._total)
         except InpaintError as error:  # the store hiccups; the next look tells
             log.warning("%s", error)
+
+    def _news(self) -> Iterable[Record]:
+        """The records that were written since the last call."""
+        return read_records(self._sweep.name, root=self._root, seen=self._versions).values()
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -169,12 +169,22 @@ def write_record(sweep: SweepConfig, record: Record, *, root: str) -> None:
     storage.write_bytes(place, json.dumps(asdict(record), indent=1).encode())
 
 
-def read_records(name: str, *, root: str) -> dict[str, Record]:
-    """Records by trial, in order."""
+def read_records(name: str, *, root: str, seen: dict[str, str] | None = None) -> dict[str, Record]:
+    """Records by trial, in order.
+
+    Args:
+        name: of the sweep.
+        root: of the storage layout.
+        seen: URL → version of those that are not read again; gets those that were, when all could be.
+    """
     found: dict[str, Record] = {}
-    for info in storage.list_objects(storage.join(sweep_url(name, root=root), "trials")):
+    seen = {} if seen is None else seen
+    infos = storage.list_objects(storage.join(sweep_url(name, root=root), "trials"))
+    new = [info for info in infos if seen.get(info.url) != info.etag]
+    for info in new:
         values: Mapping[str, Any] = json.loads(storage.read_bytes(info.url))
         found[values["id"]] = Record(**values)
+    seen.update((info.url, info.etag) for info in new)
     return dict(sorted(found.items()))
 
 

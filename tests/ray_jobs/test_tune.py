@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from inpaint import checkpoints, storage
 from inpaint.config.sweep import load_sweep
 from inpaint.errors import ClusterError, ConfigError
 from inpaint.sweep.trials import Record, begin, known_trials, planned, read_records, remaining, run_of, write_record
+from ray_jobs import tune
 from ray_jobs.kills import below, named
 from ray_jobs.toy import toy_run
 from ray_jobs.trial import kept_evaluator, kept_features
@@ -205,6 +207,20 @@ def test_a_metric_that_nobody_logs_is_refused_before_anything_starts(definition,
     with pytest.raises(ConfigError, match=message):
         run_sweep(sweep, root=str(root))
     assert not (root / "sweeps").exists()
+
+
+def test_the_driver_reads_each_record_once_however_often_it_looks(definition, root, monkeypatch):
+    sweep, told, reads, real = load_sweep(definition()), [], [], storage.read_bytes
+    one, other = planned(sweep)[:2]
+    write_record(sweep, failed(one), root=str(root))
+    monkeypatch.setattr(storage, "read_bytes", lambda url: reads.append(url) or real(url))
+    monkeypatch.setattr(tune, "WATCH_SECONDS", 0.01)
+    with tune._Watch(sweep, str(root), 4, lambda record, done, total: told.append((record.id, done, total))):
+        for trial in (one, other):
+            time.sleep(0.1)
+            write_record(sweep, replace(failed(trial), status="finished"), root=str(root))
+    assert told == [(one.id, 1, 4), (other.id, 2, 4)]
+    assert len(reads) == 3
 
 
 def test_a_failed_trial_is_to_be_done_again(definition, root):

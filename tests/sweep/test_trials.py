@@ -2,9 +2,10 @@
 
 import pytest
 
+from inpaint import storage
 from inpaint.config import load_run
 from inpaint.config.sweep import load_sweep
-from inpaint.errors import ConfigError
+from inpaint.errors import ConfigError, StorageError
 from inpaint.sweep.promote import promoted
 from inpaint.sweep.trials import (
     Record,
@@ -57,6 +58,37 @@ def test_what_is_recorded_is_not_to_be_done_again(sweep, tmp_path):
     write_record(sweep, record(second, "diverged"), root=root)
     assert [trial.id for trial in remaining(sweep, root=root)] == [trial.id for trial in others]
     assert read_records(sweep.name, root=root)["000"] == record(first, psnr=20.0)
+
+
+def test_a_watch_reads_each_record_once_and_a_record_made_anew_again(sweep, tmp_path, monkeypatch):
+    root, seen, reads, real = str(tmp_path), {}, [], storage.read_bytes
+    monkeypatch.setattr(storage, "read_bytes", lambda url: reads.append(url) or real(url))
+    first, second = planned(sweep)[:2]
+    write_record(sweep, record(first, "failed"), root=root)
+    assert list(read_records(sweep.name, root=root, seen=seen)) == [first.id]
+    assert read_records(sweep.name, root=root, seen=seen) == {}
+    write_record(sweep, record(first, psnr=21.5), root=root)
+    write_record(sweep, record(second), root=root)
+    assert list(read_records(sweep.name, root=root, seen=seen)) == [first.id, second.id]
+    assert read_records(sweep.name, root=root, seen=seen) == {}
+    assert len(reads) == 3
+
+
+def test_a_record_read_before_the_store_failed_is_read_again(sweep, tmp_path, monkeypatch):
+    root, seen, real = str(tmp_path), {}, storage.read_bytes
+    for trial in planned(sweep)[:2]:
+        write_record(sweep, record(trial), root=root)
+
+    def fail_at_the_second(url):
+        if url.endswith("001.json"):
+            raise StorageError("the store hiccups")
+        return real(url)
+
+    monkeypatch.setattr(storage, "read_bytes", fail_at_the_second)
+    with pytest.raises(StorageError):
+        read_records(sweep.name, root=root, seen=seen)
+    monkeypatch.setattr(storage, "read_bytes", real)
+    assert list(read_records(sweep.name, root=root, seen=seen)) == ["000", "001"]
 
 
 def test_a_search_is_checked_by_a_drawn_trial_until_it_has_proposed_one(tmp_path):
