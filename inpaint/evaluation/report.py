@@ -224,7 +224,7 @@ def _markdown(facts: Facts, health: Health, leaks: Sequence[str]) -> str:
     lines += [f"- **{remark}**" for remark in (*facts.remarks, *leaks)]
     lines += ["", "## Health of the GAN", "", *(f"- **{alarm}**" for alarm in health.alarms)]
     lines += [f"- {name}: {value}" for name, value in health.readings.items()] or ["- nothing was logged"]
-    lines += ["", "## Last values", "", *_markdown_rows(["series", "step", "value"], _last_values(facts.history))]
+    lines += ["", "## Last values", "", *markdown_table(["series", "step", "value"], _last_values(facts.history))]
     for found in reversed(facts.results):
         lines += ["", f"## Scores: {storage.name_of(found.url)}"]
         for subject, tables in found.result.tables.items():
@@ -238,7 +238,7 @@ def _markdown(facts: Facts, health: Health, leaks: Sequence[str]) -> str:
     if facts.pictures:
         rows = [[s.bin, s.rank, s.image, f"{s.psnr:.2f}", f"{s.ratio:.1%}"] for s in facts.pictures]
         lines += ["", "## Pictures (on the HTML page)", ""]
-        lines += _markdown_rows(["hole %", "rank", "image", "PSNR dB", "hole"], rows)
+        lines += markdown_table(["hole %", "rank", "image", "PSNR dB", "hole"], rows)
     lines += ["", "## Settings", "", "```yaml", facts.settings.rstrip(), "```", "", "## Provenance", "", "```json"]
     return "\n".join([*lines, json.dumps(facts.provenance, indent=1), "```", ""])
 
@@ -258,7 +258,7 @@ def _markdown_table(name: str, table: Table, *, paired: bool = False) -> list[st
         [row, str(next(iter(cells.values())).n), *(_markdown_cell(name, c, cells.get(c), paired) for c in columns)]
         for row, cells in table.items()
     ]
-    return _markdown_rows(["hole %", "n", *(label_of(rules, column) for column in columns)], rows)
+    return markdown_table(["hole %", "n", *(label_of(rules, column) for column in columns)], rows)
 
 
 def _markdown_cell(name: str, column: str, cell: Estimate | None, paired: bool) -> str:
@@ -268,6 +268,7 @@ def _markdown_cell(name: str, column: str, cell: Estimate | None, paired: bool) 
     return f"{mean_text(rules, column, cell, paired=paired)} {interval_text(rules, column, cell, paired=paired)}"
 
 
-def _markdown_rows(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    lines = [" | ".join(headings), " | ".join("---" for _ in headings), *(" | ".join(row) for row in rows)]
-    return [f"| {line} |" for line in lines]
+def markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a table; what would end a cell or a row early is escaped."""
+    body = [headings, ["---"] * len(headings), *rows]
+    return ["| " + " | ".join(" ".join(cell.split()).replace("|", r"\|") for cell in row) + " |" for row in body]

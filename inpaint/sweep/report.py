@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from inpaint.config.sweep import SweepConfig
 from inpaint.evaluation import html
 from inpaint.evaluation.html import Section
+from inpaint.evaluation.report import markdown_table
 from inpaint.sweep import blocks
 from inpaint.sweep.blocks import Block, Pictures
 from inpaint.sweep.trials import Record, read_records, recorded
@@ -66,8 +67,7 @@ def _html(block: Block) -> str:
 def _markdown(block: Block) -> str:
     lines = [f"## {block.title}", "", *(f"- {sentence}" for sentence in block.sentences), ""]
     if block.rows:
-        body = [block.headings, ["---"] * len(block.headings), *block.rows]
-        lines += ["| " + " | ".join(row) + " |" for row in body] + [""]
+        lines += [*markdown_table(block.headings, block.rows), ""]
     return "\n".join(lines)
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import io
+from dataclasses import replace
 
 import pytest
 from scipy.stats import spearmanr
@@ -161,6 +162,16 @@ def test_a_data_set_is_marked_where_it_is_not_that_of_the_published_tables(tmp_p
     begin(sweep, root=str(tmp_path))
     text = report_sweep(sweep.name, root=str(tmp_path)).markdown
     assert f"Marked: {marked}" in text if marked else "Marked: data set" not in text
+
+
+def test_what_trials_say_breaks_no_table(sweep, tmp_path):
+    begin(sweep, root=str(tmp_path))
+    first = next(iter(made(sweep, [{}], status="failed").values()))
+    first = replace(first, label="l1 | style", reason="out of memory:\n  worker 3\r\n  worker 4")
+    write_record(sweep, first, root=str(tmp_path))
+    text = report_sweep(sweep.name, root=str(tmp_path)).markdown
+    lines = text[text.index("## Trials that did not finish") :].splitlines()
+    assert lines[-1] == r"| 000 | l1 \| style | failed | 40 | out of memory: worker 3 worker 4 |"
 
 
 def test_the_report_shows_where_score_and_look_disagree(sweep, tmp_path):
