@@ -21,7 +21,7 @@ from inpaint.data.shards import UNFINISHED, Progress, ShardResult, ShardTask, wr
 from inpaint.errors import ClusterError, DataError, InpaintError
 from ray_jobs.verdict import once_for_all
 
-AHEAD = 2  # tasks handed out per worker, so that none waits for the next
+AHEAD = 2  # tasks handed out per CPU of the cluster, so that none waits for the next
 
 
 def on_ray(tasks: Sequence[ShardTask], progress: Progress, *, workers: int | None = None) -> list[ShardResult]:
@@ -39,7 +39,7 @@ def on_ray(tasks: Sequence[ShardTask], progress: Progress, *, workers: int | Non
         except ConnectionError as error:
             raise ClusterError(f"RAY_ADDRESS {os.environ.get('RAY_ADDRESS')}: no Ray cluster ({error})") from error
     _check_nodes(tasks[0])
-    limit = AHEAD * (workers or int(ray.cluster_resources().get("CPU", 1)))
+    limit = workers or AHEAD * int(ray.cluster_resources().get("CPU", 1))
     remote = ray.remote(num_cpus=1, max_retries=3)(write_shard)
     waiting, running, results = list(reversed(tasks)), {}, []
     try:

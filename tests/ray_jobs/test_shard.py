@@ -1,5 +1,7 @@
 import dataclasses
 import functools
+import time
+from types import SimpleNamespace
 
 import pytest
 import ray
@@ -8,6 +10,7 @@ from inpaint.data.samples import ShardOptions
 from inpaint.data.shards import write_shards
 from inpaint.data.workers import in_processes
 from inpaint.errors import DataError
+from ray_jobs import shard
 from ray_jobs.shard import on_ray
 from tests.data.gallery import write_gallery
 from tests.data.test_shards import Interrupted, stop_after, tree
@@ -50,3 +53,19 @@ def test_a_node_that_does_not_see_the_destination_is_named(cluster, tmp_path):
 
     with pytest.raises(DataError, match="does not see /proc/nowhere"):
         write(tmp_path / "gallery", tmp_path / "set", cut_off)
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_no_more_shards_are_written_at_a_time_than_workers_were_asked_for(cluster, tmp_path, monkeypatch):
+    def note_the_others(task):
+        here = tmp_path / f"under-way-{task.number}"
+        here.touch()
+        time.sleep(0.2)
+        (tmp_path / f"seen-{task.number}").write_text(str(len(list(tmp_path.glob("under-way-*")))))
+        here.unlink()
+
+    monkeypatch.setattr(shard, "write_shard", note_the_others)
+    monkeypatch.setattr(shard, "_check_nodes", lambda task: None)
+    on_ray([SimpleNamespace(number=n, candidates=[n]) for n in range(4)], lambda done: None, workers=1)  # of two CPUs
+    assert [path.read_text() for path in tmp_path.glob("seen-*")] == ["1"] * 4
