@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import io
 import re
+import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -83,8 +85,7 @@ def _judged(read: Callable[[], Result], data: bytes) -> Result:
     """What `read` gives, or the reason why the file cannot be used."""
     if not data:
         raise Refused("empty file, or a link inside a tar")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow warns of what is judged elsewhere
+    with _quietly():
         try:
             return read()
         except Refused:
@@ -95,6 +96,17 @@ def _judged(read: Callable[[], Result], data: bytes) -> Result:
             raise Refused("does not fit into memory") from None
         except Exception as error:  # a hostile file can make a decoder raise anything
             raise Refused(f"corrupt or cut short ({_short(error)})") from error
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Without Pillow's warnings of what is judged elsewhere; in the main thread, for they are held back everywhere."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def _read(data: bytes, max_pixels: int) -> Picture:

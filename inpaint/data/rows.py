@@ -24,7 +24,7 @@ class Rows:
         epoch: the batch's.
         positions, samples: in the epoch and in the set, int64.
         mirrored: turned left to right, bool.
-        across, down: where the square of an image that is not one lies, from 0 (left, top) to 1.
+        across, down: where the square that is looked at lies in the image, from 0 (left, top) to 1.
     """
 
     epoch: int
@@ -43,7 +43,7 @@ class Planner:
         rank, world_size: this process's share of each batch.
         seed: of mirroring, crops and holes.
         mirror: turn half of the images.
-        random_crop: choose the square of an image that is not one at random.
+        random_crop: choose that square at random.
         looks: epochs after which a sample is mirrored, cropped and masked as before; None for never.
     """
 

@@ -1,6 +1,8 @@
 """Decoding: PIL's pixels when exact, known distances when fast or scaled, planes that are nearly the same image."""
 
 import io
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -206,6 +208,17 @@ def test_training_sees_a_turned_photo_as_an_evaluation_does(orientation):
 
     assert (width > height) == (orientation < 5)
     assert np.array_equal(found, upright[height - 64 :, width - 64 :])
+
+
+def test_decoding_in_many_threads_leaves_pythons_warnings_as_they_were():
+    odd = io.BytesIO()
+    Image.open(io.BytesIO(photo(64, 64))).save(odd, "JPEG", exif=b"Exif\0\0MM\0*\0\0\0\x08\0\xff")
+    png = io.BytesIO()
+    Image.open(io.BytesIO(photo(64, 64))).save(png, "PNG")
+    before = list(warnings.filters)
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(lambda data: decoded(data, 64), [odd.getvalue(), png.getvalue()] * 200))
+    assert warnings.filters == before
 
 
 def test_training_sees_sixteen_bits_as_an_evaluation_does():
