@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import posixpath
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,11 +23,13 @@ class Place(NamedTuple):
         setting: what names it.
         url: as given.
         is_scratch: each pod has its own there.
+        in_image: the image may have it, where this machine does not.
     """
 
     setting: str
     url: str
     is_scratch: bool = False
+    in_image: bool = False
 
 
 def run_places(run: RunConfig) -> Iterator[Place]:
@@ -35,7 +38,8 @@ def run_places(run: RunConfig) -> Iterator[Place]:
     yield from _places({"holes.url": getattr(run.holes, "url", None)})
     starts = {f"stages.{name}.from": stage.start_from for name, stage in run.stages.items()}
     yield from _places({setting: start for setting, start in starts.items() if start and "/" in start})  # else a name
-    yield from _places({setting: source for setting, (source, _) in run.method.weight_files().items()})
+    files = {setting: source for setting, (source, _) in run.method.weight_files().items()}
+    yield from _places(files, in_image=True)
     yield from _sources("feature_weights", {"vgg19": run.feature_weights.vgg19, "vgg16": run.feature_weights.vgg16})
     yield from _sources("evaluation.lpips", run.evaluation.lpips)
     prior = getattr(run.method, "psp", None)
@@ -59,11 +63,14 @@ def request_places(request: EvaluationRequest) -> Iterator[Place]:
 
 def _sources(group: str, sources: Mapping[Any, str]) -> Iterator[Place]:
     """Those of the sources of frozen networks that are files."""
-    yield from _places({f"{group}.{name}": source for name, source in sources.items() if source not in NO_FILES})
+    files = {f"{group}.{name}": source for name, source in sources.items() if source not in NO_FILES}
+    yield from _places(files, in_image=True)
 
 
-def _places(named: Mapping[str, str | None], *, is_scratch: bool = False) -> Iterator[Place]:
-    return (Place(setting, url, is_scratch) for setting, url in named.items() if url is not None)
+def _places(
+    named: Mapping[str, str | None], *, is_scratch: bool = False, in_image: bool = False
+) -> Iterator[Place]:
+    return (Place(setting, url, is_scratch, in_image) for setting, url in named.items() if url is not None)
 
 
 def check_places(places: Sequence[Place], *, shared: Sequence[str], scratch: Sequence[str]) -> None:
@@ -79,8 +86,11 @@ def check_places(places: Sequence[Place], *, shared: Sequence[str], scratch: Seq
     """
     ways = f"or a path under {' or '.join(shared)}" if shared else "or give the chart a store.existingClaim"
     wrong: list[str] = []
-    for setting, url, is_scratch in places:
-        if url.startswith("s3://") or _is_under(url, shared) or (is_scratch and _is_under(url, scratch)):
+    for setting, url, is_scratch, in_image in places:
+        path = url.removeprefix("file://")
+        if url.startswith("s3://") or _is_under(path, shared) or (is_scratch and _is_under(path, scratch)):
+            continue
+        if in_image and posixpath.isabs(path) and not os.path.exists(path):
             continue
         if is_scratch:
             wrong.append(f"{setting} {url} cannot be written in a pod; use a path under {scratch[0]}, or leave it out")

@@ -130,7 +130,7 @@ ASKED_ELSEWHERE = {
     "data": "./photos",
     "masks": "{url: masks, hole: white}",
     "lpips.vgg": "vgg.pth",
-    "features.tf-port": "/home/me/inception.pth",
+    "features.tf-port": "inception.pth",
     "faces.arcface": "arcface.pt",
     "out": "here",
 }
@@ -189,9 +189,17 @@ def volumes(tmp_path):
     return ("--dry-run", "--root", "/store/lab", "--runtime", tmp_path / "runtime.yaml")
 
 
-@pytest.mark.parametrize("place", ["/store/train", "/store/a/../train", "/data/train", "/data"])
+@pytest.mark.parametrize("place", ["/store/train", "file:///store/train", "/store/a/../train", "/data/train", "/data"])
 def test_volumes_that_all_pods_mount_are_reached(volumes, place):
     assert f"train: {place}" in run("submit", "train", "tiny", "--set", f"data.train={place}", *volumes)
+
+
+def test_weights_that_only_the_image_can_have_are_left_to_it(installed, tmp_path):
+    baked, own = "/opt/weights/vgg19.pth", tmp_path / "vgg19.pth"
+    own.touch()
+    run("submit", "train", "tiny", "--set", f"feature_weights.vgg19={baked}")
+    said = run("submit", "train", "tiny", "--name", "b", "--set", f"feature_weights.vgg19={own}", fails=True)
+    assert f"feature_weights.vgg19 {own} cannot be reached from a pod" in said
 
 
 @pytest.mark.parametrize("place", ["/own/cache", "/cache", "/dev/shm/x", "/store/cache"])
