@@ -44,6 +44,7 @@ class ApiServer:
         self.version = 100
         self.keep_deleted = False  # objects stay with a deletionTimestamp, as with a finalizer
         self.changed = threading.Condition()
+        self.creating = threading.Lock()  # looking for a name and taking it are one step
         self.http = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"api": self}))
         self.http.daemon_threads = True
         threading.Thread(target=self.http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
@@ -157,6 +158,10 @@ class _Handler(BaseHTTPRequestHandler):
             return
         kind, name = self._target()["kind"], body["metadata"]["name"]
         self.api.bodies.append(json.dumps(body))
+        with self.api.creating:
+            self._create(kind, name, body)
+
+    def _create(self, kind, name, body):
         if (kind, name) in self.api.objects:
             self._status(409, "AlreadyExists", f'{kind} "{name}" already exists', name=name)
             return
