@@ -60,6 +60,8 @@ def fill(
         raise DataError(f"--device {place}: {str(error).splitlines()[0]}; leave it out to take what is there") from None
     source = checkpoint or run_url(run, root=root)
     method = prepare(load_method(source, target), precision="bfloat16" if bf16 else "float32")
+    if tile and method.config.hole_shapes == "centre":
+        raise DataError(f"--tile {tile}: this method fills its one square at once; leave it out")
     tiles = {"tile": tile, "overlap": min(OVERLAP, tile // 2)} if tile else {}
     failed = 0
     for one, its_mask, its_out in jobs:
@@ -75,8 +77,8 @@ def fill(
             continue
         if filled.blind_tiles:
             print(
-                f"inpaint: {one}: {filled.blind_tiles} tiles lie wholly in the hole, drawn without a known pixel; "
-                "raise --tile, or fill a smaller copy",
+                f"inpaint: {one}: tiles wholly in the hole, drawn without a known pixel: {filled.blind_tiles}; raise "
+                "--tile, or fill a smaller copy",
                 file=sys.stderr,
             )
         if as_json:

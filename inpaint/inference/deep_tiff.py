@@ -15,6 +15,10 @@ RGB, GREY = 2, 1  # photometric interpretations
 ALPHA = 2  # extra sample: alpha that colours are not multiplied by
 
 
+class Unkept(ValueError):
+    """A TIFF whose pixels would not survive; the text says why."""
+
+
 @dataclass(frozen=True)
 class DeepTiff:
     """A decoded file: uint16 [H, W, channels] as its rows lie, and what goes with them."""
@@ -28,7 +32,8 @@ def decode(data: bytes) -> DeepTiff | None:
     """The pixels of a 16-bit TIFF of several channels, or None for what Pillow reads without loss.
 
     Raises:
-        ValueError: a kind of more than 8 bits that cannot be kept, several pages, or an unknown compression.
+        Unkept: a kind of more than 8 bits that cannot be kept, or several pages.
+        ValueError: an unknown compression.
     """
     if data[:4] not in SIGNATURES:
         return None
@@ -41,9 +46,10 @@ def decode(data: bytes) -> DeepTiff | None:
             return None
         if page.bitspersample != 16 or not unsigned or page.photometric not in (RGB, GREY) or channels > 4:
             kind = f"{page.photometric.name} of {channels} × {page.bitspersample} bits"
-            raise ValueError(f"a TIFF of {kind} that would lose digits; convert it to unsigned 16-bit RGB")
-        if len(file.pages) > 1:
-            raise ValueError(f"has {len(file.pages)} pages; a photo is one still image")
+            raise Unkept(f"a TIFF of {kind} that would lose digits; convert it to unsigned 16-bit RGB")
+        pages = sum(not one.is_reduced for one in file.pages)  # reduced ones are previews
+        if pages > 1:
+            raise Unkept(f"has {pages} pages; a photo is one still image")
         pixels = page.asarray()
         if page.planarconfig == 2:
             pixels = np.moveaxis(pixels, 0, -1)

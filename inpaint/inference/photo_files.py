@@ -105,6 +105,8 @@ def read_photo(path: str | Path) -> Photo:
             return _read(data, path)
         except DataError:
             raise
+        except deep_tiff.Unkept as error:
+            raise DataError(f"{path}: {error}") from None
         except Exception as error:  # a damaged file can make a decoder raise anything
             raise DataError(f"{path}: not a readable image ({_first_line(error)}); give a whole PNG or JPEG") from error
 

@@ -93,7 +93,7 @@ def test_tiles_without_a_known_pixel_are_told(monkeypatch, capsys, root, folder)
     for tile, told in ((64, True), (300, False)):
         code, _, err = call(monkeypatch, capsys, *words, "--root", root, "--device", "cpu", "--tile", tile)
         assert code == 0
-        assert ("lie wholly in the hole, drawn without a known pixel" in err) is told
+        assert ("tiles wholly in the hole, drawn without a known pixel" in err) is told
 
 
 def test_a_photo_that_the_method_refuses_does_not_stop_the_others(monkeypatch, capsys, root, folder):

@@ -191,6 +191,14 @@ def test_a_deep_tiff_whose_digits_cannot_be_kept_is_refused(tmp_path, options, m
         read_photo(tmp_path / "photo.tif")
 
 
+def test_a_preview_beside_a_deep_photo_is_no_second_photo(tmp_path):
+    pixels = noise(3, 65536)
+    with tifffile.TiffWriter(tmp_path / "photo.tif") as file:
+        file.write(pixels, photometric="rgb", metadata=None)
+        file.write(pixels[::4, ::4], photometric="rgb", subfiletype=1, metadata=None)
+    assert np.array_equal(read_photo(tmp_path / "photo.tif").pixels, pixels)
+
+
 @pytest.mark.parametrize("levels", [256, 65536])
 def test_a_big_tiff_is_read_whole_and_written_upright(tmp_path, mask, levels):
     pixels, tag = noise(3, levels), (274, "H", 1, 6, True)
