@@ -53,12 +53,12 @@ class CheckpointInfo:
 def run_url(run: str, *, root: str | None = None) -> str:
     """The folder of a run given by name (under `root`, else `INPAINT_ROOT`, else `./inpaint-root`) or by URL.
 
-    A name without a slash is a folder here only when no root is given and no run of that name is there.
+    A name without a slash is a folder here only when no run of that name is there.
     """
     if storage.is_remote(run) or "/" in run:
         return run.rstrip("/")
     named = storage.join(root or os.environ.get("INPAINT_ROOT") or "inpaint-root", "runs", run)
-    if root is None and os.path.isdir(run) and not storage.exists(storage.join(named, "run.yaml")):
+    if os.path.isdir(run) and not storage.exists(storage.join(named, "run.yaml")):
         return run
     return named
 

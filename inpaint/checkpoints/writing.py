@@ -32,6 +32,10 @@ LOOK_SECONDS = 0.05  # between looks whether a write that is waited for has begu
 PAUSE_SECONDS = (1.0, 30.0)  # between attempts: first, longest
 
 
+class UnseenCheckpointError(CheckpointError, StorageError):
+    """The store shows what it did not show before: another start will see it."""
+
+
 class CheckpointWriter:
     """Writes a run's checkpoints and keeps the ones its settings ask for.
 
@@ -219,12 +223,12 @@ class CheckpointWriter:
         """Before a run's first write, which would put others in the place of what a store had not shown it.
 
         Raises:
-            CheckpointError: there are checkpoints of later steps that were not there when the run began.
+            UnseenCheckpointError: there are checkpoints of later steps that were not there when the run began.
         """
         later = [info.url for info in list_checkpoints(self.run.url) if info.step > step]
         unseen = sorted(set(later) - self.passed_over)
         if unseen:
-            raise CheckpointError(
+            raise UnseenCheckpointError(
                 f"{unseen[-1]}: was not to be seen when this run began, which has come to step {step}; "
                 "nothing was deleted, start it again to go on from there"
             )

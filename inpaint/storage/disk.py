@@ -23,6 +23,7 @@ from inpaint.storage.objects import (
 )
 
 COPY_BYTES = 4 << 20
+LOST = "lost+found"  # of a file system, at the root of a volume
 HIDDEN_ENDINGS = (".tmp", ".lock", ".part")  # of hidden files that are no objects
 
 
@@ -68,7 +69,8 @@ def list_objects(url: str) -> Iterator[ObjectInfo]:
     root = str(path_of(url))
     names = []
     with errors(url):
-        for folder, _, files in os.walk(root, onerror=_refuse):
+        for folder, folders, files in os.walk(root, onerror=_refuse):
+            folders[:] = [name for name in folders if name != LOST]
             base = os.path.relpath(folder, root)
             names += [os.path.normpath(os.path.join(base, name)) for name in files if not _is_hidden(name)]
     for name in sorted(names):
@@ -165,7 +167,8 @@ def delete_tree(url: str) -> None:
 def _refuse(error: OSError) -> None:
     """What cannot be listed is not empty: only what is not there, or not there any more, holds nothing."""
     if not isinstance(error, FileNotFoundError | NotADirectoryError):
-        raise error
+        place = f"{error.filename}: cannot be listed ({error.strerror})"
+        raise StorageError(f"{place}; check it and its permissions") from error
 
 
 def _info(url: str, found: os.stat_result) -> ObjectInfo:

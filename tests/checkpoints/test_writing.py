@@ -206,7 +206,7 @@ def test_a_folder_that_cannot_be_listed_is_not_an_empty_one(run, writer, monkeyp
         raise OSError(errno.ESTALE, "Stale file handle", folder)
 
     monkeypatch.setattr(os, "scandir", stale)
-    with pytest.raises(StorageError, match="Stale file handle"):
+    with pytest.raises(StorageError, match=r"checkpoints: cannot be listed \(Stale file handle\)"):
         checkpoints.list_checkpoints(run.url)
 
 
@@ -224,7 +224,8 @@ def test_a_folder_of_a_runs_name_does_not_stand_for_the_run(tmp_path, monkeypatc
     monkeypatch.delenv("INPAINT_ROOT", raising=False)
     storage.write_bytes(str(tmp_path / "here/inpaint-root/runs/one/run.yaml"), b"")
 
-    assert checkpoints.run_url("one", root="/store") == "/store/runs/one"
+    assert checkpoints.run_url("one", root="/store") == "one"
+    assert checkpoints.run_url("one", root="inpaint-root") == "inpaint-root/runs/one"
     assert checkpoints.run_url("one") == "inpaint-root/runs/one"
     assert checkpoints.run_url("pulled") == "pulled"
     assert checkpoints.run_url("absent") == "inpaint-root/runs/absent"

@@ -17,6 +17,7 @@ from ray_jobs import stopping
 from ray_jobs.resuming import resume
 from ray_jobs.session import PlainSession
 from ray_jobs.toy import toy_run
+from ray_jobs.verdict import MENDABLE
 from ray_jobs.worker import train
 from tests.faulty_s3 import shared_server
 
@@ -150,8 +151,9 @@ def test_checkpoints_that_a_store_did_not_show_at_the_start_are_not_replaced(roo
 
     with monkeypatch.context() as blind:
         blind.setattr(checkpoints, "list_checkpoints", lambda url: [])
-        with pytest.raises(CheckpointError, match=r"was not to be seen when this run began, .* start it again"):
+        with pytest.raises(CheckpointError, match=r"was not to be seen when this run began, .* start it again") as seen:
             train(run, PlainSession())
+    assert isinstance(seen.value, MENDABLE)  # KubeRay's next cluster starts it again
 
     assert outcome(run.url) == before
     assert train(run, PlainSession())["step"] == 12
