@@ -74,9 +74,9 @@ class DataConfig(Strict):
         if self.shuffle == "global" and self.window_shards != type(self).model_fields["window_shards"].default:
             raise ValueError("window_shards is set, but only shuffle: window reads it; drop one of them")
         if self.crop_share < 1 and self.crop != "random":
-            raise ValueError(f"crop_share {self.crop_share:g} is set, but only crop: random reads it; drop one of them")
+            raise ValueError(f"crop_share {self.crop_share:g} is set, which only crop: random reads; set crop_share: 1")
         if self.crop_share < 1 and self.decoded_cache_gib:
-            raise ValueError("decoded_cache_gib keeps whole images, and crop_share shows none; drop one of them")
+            raise ValueError("decoded_cache_gib keeps whole images, and crop_share shows none; set crop_share: 1")
         return self
 
 

@@ -130,7 +130,7 @@ def test_feature_networks_are_those_of_stages_that_are_trained(preset, assignmen
             "evaluation.every 70 and checkpoints.every 100 fall together only each 700 steps",
         ),
         (["training.max_rollbacks=5"], "training: max_rollbacks is set, but only not_finite: rollback goes back"),
-        (["data.crop_share=0.5"], "data: crop_share 0.5 is set, but only crop: random reads it"),
+        (["data.crop_share=0.5"], "data: crop_share 0.5 is set, which only crop: random reads; set crop_share: 1"),
         (
             ["data.crop=random", "data.crop_share=0.5", "data.decoded_cache_gib=1"],
             "data: decoded_cache_gib keeps whole images, and crop_share shows none",

@@ -56,6 +56,7 @@ class EdgeTextureConfig(MethodConfig):
     edge_condition: Literal["full", "masked"] = "full"  # grey image beside the edges; EdgeConnect, DiNA says masked
     texture_condition: Literal["edges", "none"] = "edges"  # DiNA Eq. (12); EdgeConnect's code judges RGB alone
     texture_edges: Literal["predicted", "canny"] = "predicted"  # DiNA Eq. (4); canny is EdgeConnect's first phase
+    known_edges: Literal["masked"] = "masked"  # when filling; assumed: hidden pixels have no say (EdgeConnect)
     canny_sigma: float = Field(2.0, gt=0)  # pixels, DiNA section 4.1
     l1_norm: Literal["hole", "none"] = "hole"  # EdgeConnect divides by the hole share; DiNA prints plain L1
     generator_adversarial: Literal["non_saturating", "minimax"] = "non_saturating"  # EdgeConnect; DiNA Eq. (9) minimax
