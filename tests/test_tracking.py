@@ -148,7 +148,7 @@ def test_a_wandb_that_hangs_holds_up_neither_a_row_nor_the_end(run, monkeypatch)
     release.set()
 
 
-def test_an_offline_log_is_copied_to_the_store_while_the_run_goes_on(monkeypatch):
+def test_an_offline_log_is_copied_to_the_store_while_the_run_goes_on(tmp_path, monkeypatch):
     copied, waiting = [], threading.Semaphore(0)
 
     def upload(path, url):
@@ -161,6 +161,7 @@ def test_an_offline_log_is_copied_to_the_store_while_the_run_goes_on(monkeypatch
         sink.log = lambda row: (folder / "run.wandb").write_text(str(row["global_step"]))
         return sink
 
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
     monkeypatch.setattr(tracking.storage, "upload", upload)
     monkeypatch.setattr(tracking, "KEEP_SECONDS", 0)
     module, _, _ = fake(begin)
