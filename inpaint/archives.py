@@ -31,7 +31,6 @@ LARGEST_FILE = 1 << 30  # bytes; a larger file is no photograph, and a zip can c
 READ_AHEAD = 1 << 20
 LOCAL_HEADER = 0x04034B50  # of a file in a zip
 BLOCK_BYTES = 512  # of a tar
-LOST = "lost+found"  # of a file system, at the root of a volume
 
 
 @dataclass(frozen=True)
@@ -124,18 +123,13 @@ def _folder_entries(url: str) -> Iterator[Entry]:
     if not root.is_dir():
         raise DataError(f"{url}: no such folder or archive; expected a folder, .tar or .zip of images")
     seen = set()
-    for folder, folders, files in os.walk(root, followlinks=True, onerror=_refuse):
-        folders[:] = [name for name in folders if name != LOST and _is_first_visit(Path(folder, name), seen)]
+    for folder, folders, files in storage.walk(root, follow_links=True):
+        folders[:] = [name for name in folders if _is_first_visit(Path(folder, name), seen)]
         for file in files:
             path = Path(folder, file)
             found = path.stat() if path.exists() else None  # a dangling link is an empty file
             size, tag = (found.st_size, str(found.st_mtime_ns)) if found else (0, "")
             yield Entry(path.relative_to(root).as_posix(), size, str(path), tag=tag)
-
-
-def _refuse(error: OSError) -> None:
-    """What cannot be listed is not empty."""
-    raise DataError(f"{error.filename}: cannot be listed ({error.strerror}); mend it, or leave it out") from error
 
 
 def _is_first_visit(folder: Path, seen: set[tuple[int, int]]) -> bool:

@@ -8,7 +8,7 @@ import zipfile
 import pytest
 
 from inpaint import archives, storage
-from inpaint.errors import DataError
+from inpaint.errors import DataError, StorageError
 
 FILES = {"a/one.txt": b"one", "a/b/two.bin": bytes(range(256)) * 40, "empty.txt": b"", "z.txt": b"last"}
 
@@ -93,7 +93,7 @@ def test_a_folder_that_cannot_be_listed_is_an_error_and_not_an_empty_one(tmp_pat
         return scandir(place)
 
     monkeypatch.setattr(os, "scandir", broken)
-    with pytest.raises(DataError, match=r"source/a: cannot be listed \(Input/output error\); mend it"):
+    with pytest.raises(StorageError, match=r"source/a: cannot be listed \(Input/output error\); check it"):
         archives.open_source(str(source)).__enter__()
     (source / "a").rename(source / "lost+found")
     with archives.open_source(str(source)) as entries:

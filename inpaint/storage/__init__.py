@@ -29,6 +29,7 @@ from typing import Any, BinaryIO
 
 from inpaint.errors import StorageError
 from inpaint.storage import disk, s3, s3_client
+from inpaint.storage.disk import walk
 from inpaint.storage.objects import (
     AlreadyExists,
     ChangedMeanwhile,
@@ -46,7 +47,7 @@ __all__ = [
     "AlreadyExists", "ChangedMeanwhile", "MissingObject", "ObjectInfo", "OutOfSpace", "Progress",
     "Unavailable", "check_writable", "delete", "delete_tree", "download", "exists", "is_remote", "join", "list_folders",
     "list_objects", "local_path", "name_of", "read_bytes", "read_into", "read_range", "sha256_file", "stat", "traffic",
-    "upload", "write_bytes", "write_if_match",
+    "upload", "walk", "write_bytes", "write_if_match",
 ]  # fmt: skip
 
 _thread = threading.local()

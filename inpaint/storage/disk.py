@@ -69,8 +69,7 @@ def list_objects(url: str) -> Iterator[ObjectInfo]:
     root = str(path_of(url))
     names = []
     with errors(url):
-        for folder, folders, files in os.walk(root, onerror=_refuse):
-            folders[:] = [name for name in folders if name != LOST]
+        for folder, _, files in walk(root):
             base = os.path.relpath(folder, root)
             names += [os.path.normpath(os.path.join(base, name)) for name in files if not _is_hidden(name)]
     for name in sorted(names):
@@ -78,6 +77,17 @@ def list_objects(url: str) -> Iterator[ObjectInfo]:
             yield _info(join(url, name), os.stat(os.path.join(root, name)))
         except FileNotFoundError:  # removed since the walk
             continue
+
+
+def walk(root: str | Path, *, follow_links: bool = False) -> Iterator[tuple[str, list[str], list[str]]]:
+    """`os.walk` from the top, where what cannot be listed is not empty: only what is not there holds nothing.
+
+    Raises:
+        StorageError: names the folder.
+    """
+    for folder, folders, files in os.walk(root, onerror=_refuse, followlinks=follow_links):
+        folders[:] = [name for name in folders if name != LOST]
+        yield folder, folders, files
 
 
 def list_folders(url: str) -> list[str]:
@@ -165,7 +175,6 @@ def delete_tree(url: str) -> None:
 
 
 def _refuse(error: OSError) -> None:
-    """What cannot be listed is not empty: only what is not there, or not there any more, holds nothing."""
     if not isinstance(error, FileNotFoundError | NotADirectoryError):
         place = f"{error.filename}: cannot be listed ({error.strerror})"
         raise StorageError(f"{place}; check it and its permissions") from error
