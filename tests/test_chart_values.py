@@ -7,19 +7,13 @@ import fnmatch
 import json
 import os
 import re
-from functools import cache
-from pathlib import Path
 
 import helm_python
 import pytest
 
-CHART = Path(__file__).parents[1] / "helm"
+from tests.chart import CHART, chart
+
 BEGIN, END = "<!-- values -->\n", "<!-- end of values -->\n"
-
-
-@cache
-def chart():
-    return helm_python.Chart.load(str(CHART))
 
 
 @pytest.mark.parametrize(
