@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -111,7 +112,7 @@ def spread(records: Mapping[str, Record], metric: str) -> dict[str, tuple[float,
     }
 
 
-def axis_of(sweep: SweepConfig, path: str, value: object) -> float:
+def axis_of(sweep: SweepConfig, path: str, value: Any) -> float:
     """Where a value lies on its distribution, 0 to 1: in the logarithm for log-uniform ones, by place for choices.
 
     A point may have values that the distribution never draws: they lie at its ends.
@@ -122,10 +123,10 @@ def axis_of(sweep: SweepConfig, path: str, value: object) -> float:
         share = place / max(1, len(found.choice) - 1)
     elif isinstance(found, LogUniform):
         low, high = (math.log(end) for end in found.loguniform)
-        share = (math.log(max(float(value), 1e-12)) - low) / (high - low)  # type: ignore[arg-type]
+        share = (math.log(max(float(value), 1e-12)) - low) / (high - low)
     else:
         low, high = found.uniform
-        share = (float(value) - low) / (high - low)  # type: ignore[arg-type]
+        share = (float(value) - low) / (high - low)
     return min(max(share, 0.0), 1.0)
 
 

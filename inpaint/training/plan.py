@@ -66,7 +66,8 @@ def logged_names(stages: Iterable[Stage], *, clipped: bool) -> set[str]:
         for update in stage.updates:
             active, ramped = update.active(), {term for term, weight in update.weights.items() if callable(weight)}
             values = {*active, "loss", "learning_rate", *(f"{term}_weight" for term in ramped)}
-            names |= {f"{update.name}/{value}" for value in (*values, *["gradient_norm"] * clipped)}
+            values |= {"gradient_norm"} if clipped else set()
+            names |= {f"{update.name}/{value}" for value in values}
             names |= {f"health/share/{update.name}/{term}" for term in active}
             names |= {f"health/score/{network}/{side}" for network in update.trains for side in ("real", "filled")}
     return names
