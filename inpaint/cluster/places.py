@@ -88,7 +88,7 @@ def check_places(places: Sequence[Place], *, shared: Sequence[str], scratch: Seq
     wrong: list[str] = []
     for setting, url, is_scratch, in_image in places:
         path = url.removeprefix("file://")
-        if url.startswith("s3://") or _is_under(path, shared) or (is_scratch and _is_under(path, scratch)):
+        if url.startswith("s3://") or is_under(path, shared) or (is_scratch and is_under(path, scratch)):
             continue
         if in_image and posixpath.isabs(path) and not os.path.exists(path):
             continue
@@ -102,6 +102,7 @@ def check_places(places: Sequence[Place], *, shared: Sequence[str], scratch: Seq
         raise ConfigError("\n".join(wrong))
 
 
-def _is_under(path: str, folders: Sequence[str]) -> bool:
+def is_under(path: str, folders: Sequence[str]) -> bool:
+    """Whether a path is one of the folders, or lies in one."""
     whole = posixpath.normpath(path) + "/"
     return any(whole.startswith(folder.rstrip("/") + "/") for folder in folders)

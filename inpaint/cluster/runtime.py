@@ -12,6 +12,7 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 from pydantic.alias_generators import to_camel
 
 from inpaint import __version__
+from inpaint.cluster.places import is_under
 from inpaint.cluster.quantity import quantity
 from inpaint.cluster.secrets import refuse_secrets
 from inpaint.config.base import Strict, load_yaml, validate
@@ -289,10 +290,10 @@ class Runtime(Group):
     def _parts_fit(self) -> Runtime:
         if self.queue.kind == "kueue" and self.autoscaler.enabled:
             raise ValueError("queue.kind kueue admits a fixed size; set autoscaler.enabled: false")
-        if self.store.existing_claim and self.store.root and not self.store.root.startswith(self.store.mount_path):
+        store = self.store
+        if store.existing_claim and store.root and not is_under(store.root, [store.mount_path]):
             raise ValueError(
-                f"store.root {self.store.root} is not on the claim {self.store.existing_claim}; "
-                f"put it under {self.store.mount_path}"
+                f"store.root {store.root} is not on the claim {store.existing_claim}; put it under {store.mount_path}"
             )
         if not self.worker_groups:
             raise ValueError("worker_groups is empty; a run needs at least one group")

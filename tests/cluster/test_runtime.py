@@ -20,6 +20,7 @@ from inpaint.errors import ConfigError
         ("queue: {kind: none, name: x}", "kind none with name 'x'"),
         ("queue: {kind: kueue, name: x}\nautoscaler: {enabled: true}", "autoscaler.enabled: false"),
         ("store: {root: /elsewhere, existingClaim: c}", "not on the claim"),
+        ("store: {root: /store2/lab, existingClaim: c}", "not on the claim"),
         ("workerGroups: {}", "a run needs at least one group"),
         ("workerGroups: {Big: {cpus: 1}}", "workerGroups.Big"),
         ("head: {labels: {ray.io/x: y}}", "belongs to the KubeRay operator"),
