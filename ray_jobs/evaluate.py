@@ -21,7 +21,7 @@ from inpaint import storage
 from inpaint.cluster.task import evaluation_url
 from inpaint.config.base import load_yaml, validate
 from inpaint.config.evaluation import EvaluationFile, EvaluationRequest
-from inpaint.errors import ClusterError, InpaintError
+from inpaint.errors import ClusterError, EvaluationError, InpaintError
 from inpaint.evaluation.job import FEEDERS, Job, finish, prepare, score_missing
 from inpaint.evaluation.parts import kept_parts
 from inpaint.evaluation.results import Result
@@ -52,7 +52,8 @@ def run_on_ray(
         progress: gets the parts done and the parts in all.
 
     Raises:
-        InpaintError: whatever is wrong with the request; nothing is left behind then.
+        EvaluationError: whatever is wrong with the request or the images; nothing is left behind then.
+        InpaintError: what another start may mend, such as a store that does not answer; it goes on from the parts.
         ClusterError: more workers than this machine can run, or workers keep dying.
     """
     request = _everywhere(request)
@@ -123,7 +124,8 @@ def _score(job: Job, request: EvaluationRequest, *, workers: int, gpus: float, c
             progress(total - len(waiting) - sum(len(taken) for _, taken in busy.values()), total)
     except ray.exceptions.RayTaskError as error:
         _stop([*starting.values(), *(worker for worker, _ in busy.values())])
-        storage.delete_tree(job.parts_url)
+        if isinstance(_cause(error), EvaluationError):  # whatever else it was, the next start goes on from the parts
+            storage.delete_tree(job.parts_url)
         _raise_cause(error)
         raise
     finally:
@@ -151,14 +153,20 @@ def _check_fits(*, workers: int, cpus: float, gpus: float) -> None:
             )
 
 
-def _raise_cause(error: Exception) -> None:
-    """Raise the user's own error out of Ray's wrapping, if that is what is inside."""
+def _cause(error: Exception) -> InpaintError | None:
+    """The user's own error out of Ray's wrapping, if that is what is inside."""
     cause: BaseException | None = error
     while cause is not None:
         inner = getattr(cause, "cause", None) or cause.__cause__
         if isinstance(cause, InpaintError) and not isinstance(cause, ray.exceptions.RayError):
-            raise cause from None
+            return cause
         cause = inner if inner is not cause else None
+    return None
+
+
+def _raise_cause(error: Exception) -> None:
+    if cause := _cause(error):
+        raise cause from None
 
 
 def _everywhere(request: EvaluationRequest) -> EvaluationRequest:

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from inpaint import storage
 from inpaint.config.evaluation import EvaluationRequest
-from inpaint.errors import ClusterError
+from inpaint.errors import ClusterError, EvaluationError, StorageError
+from inpaint.evaluation.parts import kept_parts
 from tests.evaluation.scenes import photographs
 
 pytestmark = pytest.mark.slow
@@ -48,6 +50,33 @@ def test_one_worker_two_workers_and_none_write_the_same_bytes(tmp_path):
     none, _ = run_job(request(tmp_path, "none"))
     assert set(digests(none.url)) == {"pairs.json", "result.json", "scores.parquet"}
     assert digests(one.url) == digests(two.url) == digests(none.url)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_parts_are_kept_unless_an_image_cannot_be_scored(tmp_path):
+    """A store that fails is no reason to score again what it holds; a file that is no image ends the evaluation."""
+    import ray
+
+    from inpaint.evaluation.job import prepare, score_missing
+    from ray_jobs.evaluate import run_on_ray
+
+    asked = request(tmp_path, "out")
+    bad = tmp_path / "photos" / f"{prepare(asked).plan.parts()[2][0]}.png"
+    bad.write_bytes(bad.read_bytes()[:100])
+    job = prepare(asked)
+    score_missing(job, [0])
+    blocked = storage.local_path(storage.join(job.parts_url, "000001.parquet"))
+    blocked.mkdir()  # a file cannot be written there
+    try:
+        with pytest.raises(StorageError):
+            run_on_ray(asked, workers=1)
+        assert kept_parts(job.parts_url) == {0}
+        blocked.rmdir()
+        with pytest.raises(EvaluationError, match="remove it or write it anew"):
+            run_on_ray(asked, workers=1)
+        assert kept_parts(job.parts_url) == set()
+    finally:
+        ray.shutdown()
 
 
 @pytest.mark.parametrize(
