@@ -54,7 +54,9 @@ def train(
 
     refuse_secret_arguments([*assignments, root or ""])
     door = Door(runtime, namespace, context, address, dry_run)
-    run = load_run(preset, assignments=assignments, name=name, root=door.root(root), num_workers=workers)
+    run = load_run(
+        preset, assignments=assignments, name=name, root=root, default_root=door.root(), num_workers=workers
+    )
     check_scores(run)
     door.send(train_task(run), spot=spot, group=group, output=output, as_json=as_json)
 
@@ -82,7 +84,7 @@ def sweep(
     refuse_secret_arguments([*assignments, root or ""])
     door = Door(runtime, namespace, context, address, dry_run)
     config = load_sweep(definition, budget=budget, name=name, assignments=assignments)
-    place = door.root(root)
+    place = root or door.root()
     if not place:
         raise ConfigError("no store: give --root s3://bucket/prefix, or set INPAINT_ROOT or the runtime's store.root")
     check_metrics(config, root=place)
@@ -119,10 +121,11 @@ def evaluate(
     refuse_secret_arguments([*assignments, root or "", subject])
     door = Door(runtime, namespace, context, address, dry_run)
     values: dict[str, Any] = {"subject": subject, "protocols": tuple(protocols)}
-    if place := door.root(root):
-        values["root"] = place
+    if store := door.root():
+        values["root"] = store
+    overrides = parse_overrides(assignments) | ({"root": root} if root else {})
     find_protocols(protocols)
-    request = validate(EvaluationRequest, apply_overrides(values, parse_overrides(assignments)), place="evaluate")
+    request = validate(EvaluationRequest, apply_overrides(values, overrides), place="evaluate")
     sizes = {"num_workers": workers, "gpus_per_worker": gpus, "cpus_per_worker": cpus}
     resources = validate(ResourcesConfig, sizes, place="submit evaluate")
     door.send(
@@ -194,11 +197,11 @@ class Door:
             return
         self._find(runtime, namespace, context)
 
-    def root(self, given: str | None) -> str | None:
-        """The store to use: as given, else from the environment, else the runtime's."""
+    def root(self) -> str | None:
+        """The store where a task names none: from the environment, else the runtime's."""
         import os
 
-        return given or os.environ.get("INPAINT_ROOT") or (self.runtime.store.root if self.runtime else None) or None
+        return os.environ.get("INPAINT_ROOT") or (self.runtime.store.root if self.runtime else None) or None
 
     def send(self, task: Task, *, spot: bool, group: str | None, output: str, as_json: bool) -> None:
         """Submit a task and say how to follow it, or print what would be sent.

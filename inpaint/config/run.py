@@ -359,6 +359,7 @@ def load_run(
     assignments: Iterable[str] = (),
     name: str | None = None,
     root: str | None = None,
+    default_root: str | None = None,
     num_workers: int | None = None,
 ) -> RunConfig:
     """The run that a preset or a run file describes, with `path=value` assignments laid over it.
@@ -367,7 +368,9 @@ def load_run(
         source: a preset's name, or the path of a YAML file.
         assignments: `["method.weights.style=3", ...]`.
         name: of the run; the preset's name when neither this nor the file gives one.
-        root: of the storage layout; `INPAINT_ROOT` from the environment, else `./inpaint-root`.
+        root: of the storage layout; when None the one that the assignments or the file give, else `INPAINT_ROOT` from
+            the environment, else `default_root`.
+        default_root: such as the store of a cluster; `./inpaint-root` when None.
         num_workers: overrides `resources.num_workers`.
 
     Raises:
@@ -381,7 +384,7 @@ def load_run(
     overrides |= {path: value for path, value in given.items() if value is not None}
     values = {
         "name": values.get("preset") or Path(source).stem,
-        "root": os.environ.get("INPAINT_ROOT") or "inpaint-root",
+        "root": os.environ.get("INPAINT_ROOT") or default_root or "inpaint-root",
     } | values
     values = apply_overrides(_spell_out(values, overrides), overrides)
     return validate(RunConfig, values, place=source)

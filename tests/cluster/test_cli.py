@@ -57,6 +57,33 @@ def test_a_run_is_submitted_with_what_the_platform_installed(installed):
     assert run("submit", "train", "tiny", "--name", "paris").startswith("paris: already on its way; nothing was sent")
 
 
+@pytest.mark.parametrize(
+    ("words", "root"),
+    [
+        ((), "s3://file/root"),
+        (("--set", "root=s3://set/root"), "s3://set/root"),
+        (("--set", "root=s3://set/root", "--root", "s3://given"), "s3://given"),
+    ],
+)
+def test_the_store_of_a_run_file_comes_before_the_runtimes(installed, tmp_path, monkeypatch, words, root):
+    monkeypatch.setenv("INPAINT_ROOT", "s3://environment")
+    file = tmp_path / "mine.yaml"
+    file.write_text(yaml.safe_dump(load_run("tiny").to_dict() | {"name": "mine", "root": "s3://file/root"}))
+    run("submit", "train", file, *words)
+    assert installed.objects["rayjobs", "mine"]["metadata"]["annotations"]["inpaint/url"] == f"{root}/runs/mine"
+
+
+def test_the_store_of_an_evaluation_comes_before_the_runtimes(installed):
+    run("submit", "evaluate", "paris", "--set", "root=s3://set/root")
+    run("submit", "evaluate", "rome", "--set", "root=s3://set/root", "--root", "s3://given")
+    jobs = {name: job["metadata"]["annotations"]["inpaint/url"] for (_, name), job in installed.objects.items()
+            if name.endswith("-eval")}  # fmt: skip
+    assert jobs == {
+        "paris-eval": "s3://set/root/runs/paris/evaluations",
+        "rome-eval": "s3://given/runs/rome/evaluations",
+    }
+
+
 def test_json_for_programs(installed):
     said = json.loads(run("submit", "train", "tiny", "--json"))
     assert (said["name"], said["result"], said["namespace"]) == ("tiny", "created", "training")
