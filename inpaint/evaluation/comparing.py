@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from inpaint import storage
@@ -89,4 +89,4 @@ def _tables(found: Found, fill: str) -> Mapping[str, Table]:
 
 def _scores(found: Found, fill: str, name: str) -> list[Score]:
     everything = from_parquet(storage.read_bytes(storage.join(found.url, "scores.parquet")))
-    return [replace(score, subject=name) for score in everything.scores if score.subject == fill]
+    return [score._replace(subject=name) for score in everything.scores if score.subject == fill]

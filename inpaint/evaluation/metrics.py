@@ -55,8 +55,13 @@ class Comparison:
 
     @cached_property
     def sums(self) -> Sums:
-        """Sums of errors and of values over the pixels of each image."""
-        return sum_pixels(self.predicted, self.truth, self.mask, self.grey)
+        """Sums of errors and of values over the pixels and channels of each image."""
+        return sum_pixels(self.predicted, self.truth, self.mask)
+
+    @cached_property
+    def grey_sums(self) -> Sums:
+        """Sums of errors and of values of the luma."""
+        return sum_pixels(*self.grey, self.mask)
 
     @property
     def pixels(self) -> int:
@@ -81,7 +86,7 @@ def psnr_rgb(seen: Comparison) -> Tensor:
 
 def psnr_grey(seen: Comparison) -> Tensor:
     """PSNR of the luma, dB, [B]; inf for a perfect image."""
-    return -10 * (seen.sums.grey_square / seen.pixels).log10()
+    return -10 * (seen.grey_sums.square / seen.pixels).log10()
 
 
 def psnr_hole(seen: Comparison) -> Tensor:
@@ -136,12 +141,12 @@ def l1_rgb(seen: Comparison) -> Tensor:
 
 def l1_grey(seen: Comparison) -> Tensor:
     """Mean |error| of the luma, in [0, 1], [B]."""
-    return seen.sums.grey_absolute / seen.pixels
+    return seen.grey_sums.absolute / seen.pixels
 
 
 def l1_over_sum_grey(seen: Comparison) -> Tensor:
     """Sum |error| / sum (predicted + truth) of the luma, in [0, 1], [B]; 0 when both are black."""
-    return seen.sums.grey_absolute / (seen.sums.grey_predicted + seen.sums.grey_truth).clamp_min(1e-12)
+    return seen.grey_sums.absolute / (seen.grey_sums.predicted + seen.grey_sums.truth).clamp_min(1e-12)
 
 
 def l1_over_sum_rgb(seen: Comparison) -> Tensor:

@@ -6,6 +6,7 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -136,7 +137,7 @@ def group(scores: Iterable[Score]) -> dict[tuple[str, str], dict[str, dict[str, 
     cells: dict[tuple[str, str], dict[str, dict[str, list[tuple[str, str, float]]]]] = {}
     for score in scores:
         rows = cells.setdefault((score.subject, score.protocol), defaultdict(lambda: defaultdict(list)))
-        for row in _rows_of(PROTOCOLS[score.protocol], score):
+        for row in _rows_of(score.protocol, score.bin):
             rows[row][score.column].append((score.image, score.mask, score.value))
     return {
         key: {
@@ -148,10 +149,13 @@ def group(scores: Iterable[Score]) -> dict[tuple[str, str], dict[str, dict[str, 
     }
 
 
-def _rows_of(protocol: Protocol, score: Score) -> list[str]:
-    low = next((b.low for b in protocol.bins if b.name == score.bin), None)
+@lru_cache
+def _rows_of(name: str, score_bin: str) -> tuple[str, ...]:
+    """The rows of a protocol's table in which a score of this bin counts."""
+    protocol = PROTOCOLS[name]
+    low = next((b.low for b in protocol.bins if b.name == score_bin), None)
     unions = [u.name for u in protocol.unions if low is not None and u.low <= low < u.high]
-    return [*([score.bin] if score.bin else []), *unions, ALL]
+    return (*([score_bin] if score_bin else []), *unions, ALL)
 
 
 def _row_order(protocol: Protocol) -> list[str]:

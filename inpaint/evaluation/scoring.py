@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -25,9 +26,10 @@ NamedFiller = Callable[[Tensor, Tensor, Sequence[str]], Tensor]
 Variant = tuple[str, str, Levels]  # metric, image, levels
 Inception = Callable[[Tensor, str], Tensor]
 
+CACHED = 4  # images that a processor's cache holds while they are scored; more take a quarter longer each
 
-@dataclass(frozen=True, slots=True)
-class Score:
+
+class Score(NamedTuple):
     """One number: what filled, by which protocol and column, for which pair."""
 
     subject: str
@@ -162,8 +164,7 @@ def score_images(
             with clock("model"):
                 predicted = _filled(fill, subject, truth, mask, scenes)
             with clock("metrics"):
-                shown = _comparisons(scenes[0].variants, predicted, pixels, truth, mask)
-                numbers = _measure(scenes[0].variants, shown, perceptual or {})
+                numbers = _measure(scenes[0].variants, predicted, pixels, truth, mask, perceptual or {})
                 features.add(subject, scenes, truth, predicted, mask)
             scores += _answers(subject, scenes, numbers, raw=subject not in composited)
     return Part(scores, dict(truths), dict(features.found))
@@ -252,14 +253,41 @@ def _filled(fill: NamedFiller, subject: str, truth: Tensor, mask: Tensor, scenes
     return predicted.clamp(0, 1)
 
 
-def _comparisons(
-    variants: Sequence[Variant], predicted: Tensor, pixels: Tensor, truth: Tensor, mask: Tensor
-) -> dict[tuple[str, Levels], Comparison]:
-    """What each kind of image and of levels shows; the same pixels are one comparison.
+def _measure(
+    variants: Sequence[Variant],
+    predicted: Tensor,
+    pixels: Tensor,
+    truth: Tensor,
+    mask: Tensor,
+    perceptual: Mapping[str, Callable[[Comparison], Tensor]],
+) -> dict[Variant, list[float]]:
+    """Each variant's numbers as printed, one per image.
 
     Args:
         pixels: of the truth, uint8.
     """
+    at_once = len(predicted) if predicted.is_cuda else CACHED
+    numbers: dict[Variant, list[float]] = {variant: [] for variant in variants}
+    for few in zip(*(images.split(at_once) for images in (predicted, pixels, truth, mask)), strict=True):
+        shown = _comparisons(variants, *few)
+        for metric, image, levels in variants:
+            values = _compute(metric, shown[image, levels], perceptual)
+            numbers[metric, image, levels] += values.tolist()
+    return numbers
+
+
+def _compute(
+    metric: str, comparison: Comparison, perceptual: Mapping[str, Callable[[Comparison], Tensor]]
+) -> Tensor:
+    if metric in METRICS:
+        return METRICS[metric].compute(comparison) * METRICS[metric].factor
+    return perceptual[metric](comparison)
+
+
+def _comparisons(
+    variants: Sequence[Variant], predicted: Tensor, pixels: Tensor, truth: Tensor, mask: Tensor
+) -> dict[tuple[str, Levels], Comparison]:
+    """What each kind of image and of levels shows; the same pixels are one comparison."""
     on_levels = predicted.dtype == torch.uint8  # which every rule keeps
     drawn = {"composite": composite(pixels if on_levels else truth, predicted, mask), "raw": predicted}
     seen: list[tuple[Tensor, Comparison]] = []
@@ -280,36 +308,16 @@ def _equal(one: Tensor, other: Tensor) -> bool:
     return torch.equal(one, other) if one.is_cuda else np.array_equal(one.numpy(), other.numpy())  # 8 times faster
 
 
-def _measure(
-    variants: Sequence[Variant],
-    shown: Mapping[tuple[str, Levels], Comparison],
-    perceptual: Mapping[str, Callable[[Comparison], Tensor]],
-) -> dict[Variant, list[float]]:
-    """Each variant's numbers as printed, one per image."""
-    numbers: dict[Variant, list[float]] = {}
-    for metric, image, levels in variants:
-        comparison = shown[image, levels]
-        if metric in METRICS:
-            values = METRICS[metric].compute(comparison) * METRICS[metric].factor
-        else:
-            values = perceptual[metric](comparison)
-        numbers[metric, image, levels] = values.tolist()
-    return numbers
-
-
 def _answers(
     subject: str, scenes: list[Scene], numbers: Mapping[Variant, list[float]], *, raw: bool
 ) -> Iterator[Score]:
     for place, scene in enumerate(scenes):
         ratio = float(scene.mask.mean())
         for share, pair in scene.asked:
+            about = (subject, share.protocol.name, pair.bin, pair.image, pair.mask, ratio)
             for column in share.columns:
-                if column.image == "raw" and not raw:
-                    continue
-                value = numbers[variant_of(column)][place]
-                yield Score(
-                    subject, share.protocol.name, pair.bin, pair.image, pair.mask, ratio, column.name, value
-                )
+                if raw or column.image != "raw":
+                    yield Score(*about, column.name, numbers[variant_of(column)][place])
 
 
 def _size(pixels: np.ndarray) -> str:

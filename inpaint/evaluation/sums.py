@@ -20,8 +20,6 @@ class Sums:
         absolute_in_hole, square_in_hole: of |error| and error² over the hole.
         predicted, truth: of the values themselves.
         hole: of the mask.
-        grey_absolute, grey_square: of the error of the luma.
-        grey_predicted, grey_truth: of the luma.
     """
 
     absolute: Tensor
@@ -31,10 +29,6 @@ class Sums:
     predicted: Tensor
     truth: Tensor
     hole: Tensor
-    grey_absolute: Tensor
-    grey_square: Tensor
-    grey_predicted: Tensor
-    grey_truth: Tensor
 
 
 def luma(image: Tensor) -> Tensor:
@@ -49,31 +43,27 @@ def luma(image: Tensor) -> Tensor:
     return (red * LUMA[0]).add_(green, alpha=LUMA[1]).add_(blue, alpha=LUMA[2])
 
 
-def sum_pixels(predicted: Tensor, truth: Tensor, mask: Tensor, grey: tuple[Tensor, Tensor]) -> Sums:
+def sum_pixels(predicted: Tensor, truth: Tensor, mask: Tensor) -> Sums:
     """The sums of a batch.
 
     Args:
-        predicted, truth: [B, 3, H, W] in [0, 1].
+        predicted, truth: [B, C, H, W] in [0, 1].
         mask: 1 in the hole, [B, 1, H, W].
-        grey: their luma, [B, 1, H, W] each.
     """
-    return (_on_device if predicted.is_cuda else _on_cpu)(predicted, truth, mask, *grey)
+    return (_on_device if predicted.is_cuda else _on_cpu)(predicted, truth, mask)
 
 
-def _on_cpu(predicted: Tensor, truth: Tensor, mask: Tensor, grey: Tensor, grey_truth: Tensor) -> Sums:
+def _on_cpu(predicted: Tensor, truth: Tensor, mask: Tensor) -> Sums:
     from inpaint.evaluation import sums_on_cpu
 
     found = torch.empty(len(Sums.__dataclass_fields__), len(predicted), dtype=torch.float64)
-    images = (predicted, truth, mask[:, 0], grey[:, 0], grey_truth[:, 0])
-    sums_on_cpu.sum_pixels(*(np.ascontiguousarray(image.numpy()) for image in images), found.numpy())
+    images = (np.ascontiguousarray(image.numpy()) for image in (predicted, truth, mask[:, 0]))
+    sums_on_cpu.sum_pixels(*images, found.numpy())
     return Sums(*found)
 
 
-def _on_device(predicted: Tensor, truth: Tensor, mask: Tensor, grey: Tensor, grey_truth: Tensor) -> Sums:
-    error, grey_error = predicted - truth, grey - grey_truth
+def _on_device(predicted: Tensor, truth: Tensor, mask: Tensor) -> Sums:
+    error = predicted - truth
     absolute, square = error.abs().sum(dim=1, keepdim=True), error.square().sum(dim=1, keepdim=True)
-    summed = (
-        absolute, square, mask * absolute, mask * square, predicted, truth, mask,
-        grey_error.abs(), grey_error.square(), grey, grey_truth,
-    )  # fmt: skip
+    summed = (absolute, square, mask * absolute, mask * square, predicted, truth, mask)
     return Sums(*(planes.sum(dim=3).sum(dim=(1, 2), dtype=torch.float64) for planes in summed))

@@ -13,6 +13,8 @@ from inpaint.compiled import compiled_sums
 from inpaint.evaluation.windows import MARGIN, TAPS
 
 ONE = np.float32(1)
+RENEWED = 32  # rows, after which sums that slide are made anew: they would gather rounding errors
+SUMMED = 7  # columns of a window that are added up anew for each, which is vectorised; sums of wider ones slide
 MOST = 0x7FFFFFFF  # tells the compiler that an index is not negative, which it then need not ask in a loop
 
 
@@ -60,7 +62,7 @@ def gaussian_ssim(a, b, weights, c1, c2, out):
 
 @compiled_sums
 def uniform_ssim(a, b, taps, c1, c2, out):
-    """Mean SSIM of each plane over every uniform window inside it, from sums that slide in float64.
+    """Mean SSIM of each plane over every uniform window inside it, from sums that slide.
 
     Args:
         a, b: [P, H, W] float32 in [0, 1].
@@ -69,7 +71,7 @@ def uniform_ssim(a, b, taps, c1, c2, out):
         out: [P] float64.
     """
     planes, height, width = a.shape
-    columns = np.empty((4, width), np.float64)
+    columns = np.empty((4, width), np.float32)
     means = np.empty((4, width - taps + 1), np.float32)
     scores = np.empty(width - taps + 1, np.float32)
     spans = np.empty((height, 2), np.int32)
@@ -84,12 +86,19 @@ def uniform_ssim(a, b, taps, c1, c2, out):
             top = bottom - taps + 1
             if top <= start:
                 _enter(columns, one[bottom], other[bottom], left, right)
+            elif bottom % RENEWED == 0:
+                columns[:] = 0
+                for y in range(top, bottom + 1):
+                    _enter(columns, one[y], other[y], left, right)
             else:
                 _move(columns, one[bottom], other[bottom], one[top - 1], other[top - 1], left, right)
             first, last = _seen(spans, top, bottom, width)
             if top >= start and first < last:
                 within = max(first - taps + 1, 0), min(last, scores.size)
-                _slide(columns, taps, *within, means)
+                if taps == SUMMED:
+                    _add_up(columns, *within, means)
+                else:
+                    _slide(columns, taps, *within, means)
                 _score(means, c1, c2, *within, scores)
                 missing += _missing(scores, *within)
         out[plane] = 1 - missing / (scores.size * (height - taps + 1))
@@ -207,7 +216,7 @@ def _score(means, c1, c2, left, right, out):
 @compiled_sums
 def _enter(columns, a, b, left, right):
     for j in range(left & MOST, right & MOST):
-        u, v = np.float64(a[j]) + b[j] - 1, np.float64(a[j]) - b[j]
+        u, v = a[j] + b[j] - ONE, a[j] - b[j]
         columns[0, j] += u
         columns[1, j] += v
         columns[2, j] += u * u
@@ -218,12 +227,29 @@ def _enter(columns, a, b, left, right):
 def _move(columns, a, b, old_a, old_b, left, right):
     """A row enters and another one leaves."""
     for j in range(left & MOST, right & MOST):
-        u, v = np.float64(a[j]) + b[j] - 1, np.float64(a[j]) - b[j]
-        old_u, old_v = np.float64(old_a[j]) + old_b[j] - 1, np.float64(old_a[j]) - old_b[j]
+        u, v = a[j] + b[j] - ONE, a[j] - b[j]
+        old_u, old_v = old_a[j] + old_b[j] - ONE, old_a[j] - old_b[j]
         columns[0, j] += u - old_u
         columns[1, j] += v - old_v
         columns[2, j] += u * u - old_u * old_u
         columns[3, j] += v * v - old_v * old_v
+
+
+@compiled_sums
+def _add_up(columns, left, right, means):
+    """Means over windows of `SUMMED` neighbouring columns."""
+    for moment in range(4):
+        _mean_of_neighbours(columns[moment], left, right, means[moment])
+
+
+@compiled_sums
+def _mean_of_neighbours(row, left, right, out):
+    share = ONE / np.float32(SUMMED * SUMMED)
+    for j in range(left & MOST, right & MOST):
+        total = row[j]
+        for place in range(1, SUMMED):
+            total += row[j + place]
+        out[j] = total * share
 
 
 @compiled_sums

@@ -114,6 +114,15 @@ def test_images_that_differ_in_places_have_the_scores_of_all_their_windows():
                 assert uniform_ssim(a, b, taps).item() == pytest.approx(expected, abs=3e-6)
 
 
+@pytest.mark.parametrize("taps", [7, 11, 51])
+def test_flat_rows_below_many_noisy_ones_keep_the_digits_of_float64(taps):
+    rng = np.random.default_rng(0)
+    a, b = (np.r_[rng.integers(0, 2, (1500, 64)), np.full((500, 64), level)].astype(np.float32) for level in (1, 0.99))
+    expected = structural_similarity(a.astype(float), b.astype(float), data_range=1, win_size=taps)
+    found = uniform_ssim(*(torch.from_numpy(plane)[None, None] for plane in (a, b)), taps)
+    assert found.item() == pytest.approx(expected, abs=2e-6)
+
+
 def test_planes_in_a_batch_have_the_digits_that_each_has_alone():
     generator = torch.Generator().manual_seed(3)
     a, b = (torch.rand(40, 1, 40, 300, generator=generator) for _ in range(2))
