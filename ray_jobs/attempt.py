@@ -32,7 +32,8 @@ from ray_jobs.verdict import MendableError
 
 log = logging.getLogger(__name__)
 
-GRACE_SECONDS = 90.0  # after a wish to stop, until it is enforced
+STOP_WAIT = "RAY_JOB_STOP_WAIT_TIME_S"  # how long Ray waits for a driver that it asked to stop; the chart sets it
+STOP_WAIT_SECONDS = 120.0  # where nobody sets it
 LAST_WORDS_SECONDS = 3.0  # for a worker that cannot go on to put its log into the store
 POLL_SECONDS = 0.25
 STDERR = 2
@@ -187,6 +188,7 @@ def _watch(run: RunConfig, fitting: _InThread, channel: Any, say: Say, wish: Sto
     """
     seen: dict[str, Any] = {}
     notes = 0
+    grace = grace_seconds()
     asked_at: float | None = None
     failed_at: float | None = None
     done = False
@@ -207,10 +209,16 @@ def _watch(run: RunConfig, fitting: _InThread, channel: Any, say: Say, wish: Sto
             asked_at = time.monotonic()
             channel.ask_to_stop("stopped")
             say("note", "stopping after the present step, with a checkpoint")
-        if asked_at and time.monotonic() - asked_at > GRACE_SECONDS and not done:
+        if asked_at and time.monotonic() - asked_at > grace and not done:
             raise MendableError(
-                f"{run.name} did not stop within {GRACE_SECONDS:.0f} s and was ended; its last checkpoint is whole"
+                f"{run.name} did not stop within {grace:.0f} s and was ended; its last checkpoint is whole"
             )
+
+
+def grace_seconds() -> float:
+    """Time after a wish to stop until it is enforced: as long as Ray waits for this driver, less its own last words."""
+    wait = float(os.environ.get(STOP_WAIT, STOP_WAIT_SECONDS))
+    return max(wait - END_SECONDS, wait / 2)
 
 
 class _InThread:

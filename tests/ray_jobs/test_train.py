@@ -10,6 +10,9 @@ import pytest
 import yaml
 
 from inpaint import checkpoints
+from inpaint.cluster.pods import head_template
+from inpaint.cluster.runtime import Runtime, Shutdown
+from inpaint.cluster.task import train_task
 from inpaint.errors import DataError, StorageError, TrainingError
 from ray_jobs import attempt, train
 from ray_jobs.attempt import Attempt, Broken
@@ -185,7 +188,7 @@ class Channel:
 
 
 def test_workers_that_do_not_stop_when_asked_are_ended_after_the_grace_period(root, monkeypatch):
-    monkeypatch.setattr(attempt, "GRACE_SECONDS", 0.2)
+    monkeypatch.setenv("RAY_JOB_STOP_WAIT_TIME_S", "0.4")  # half of it for the workers
     channel, said, wish = Channel(), [], StopSignal()
     wish.number = signal.SIGTERM
     endless = types.SimpleNamespace(wait=lambda seconds: time.sleep(0.02))
@@ -196,6 +199,19 @@ def test_workers_that_do_not_stop_when_asked_are_ended_after_the_grace_period(ro
     assert channel.asked == ["stopped"]
     assert said[:3] == [("progress", {"step": 3}), ("note", "first"), ("note", "second")]
     assert len(said) == 4  # and that it stops; nothing is said twice
+
+
+@pytest.mark.parametrize(("checkpoint_seconds", "grace"), [(60, 90), (600, 630)])
+def test_a_driver_gives_its_workers_the_time_that_the_chart_gives_a_checkpoint(monkeypatch, checkpoint_seconds, grace):
+    """Of drain and checkpoint together the driver keeps 30 s for its own end."""
+    shutdown = Shutdown(drain_seconds=60, checkpoint_seconds=checkpoint_seconds)
+    task = train_task(toy_run("s3://lab/x", "long"))
+    pod = head_template(Runtime(shutdown=shutdown), task=task, labels={})["spec"]["containers"][0]
+    for entry in pod["env"]:
+        if entry["name"].startswith("RAY_JOB_"):
+            monkeypatch.setenv(entry["name"], entry["value"])
+
+    assert attempt.grace_seconds() == grace
 
 
 def test_what_trying_again_will_not_mend_ends_the_attempt_before_ray_starts_its_workers_anew(root, monkeypatch):
