@@ -157,11 +157,11 @@ class _Worker:
             reason = self.stops.after(done, at_once=scored)
             if reason == "preempted" and self.chief:
                 self.writer.hurry(PREEMPTED_PATIENCE_SECONDS)
-            if self.chief and done % run.tracking.images_every == 0:
-                self._show(done)
             if done % run.checkpoints.every == 0 or done == total or reason:
                 self.position.data = stream.state_dict()
                 self._save(done, row if scored else {}, is_last=bool(reason) or done == total)
+            if self.chief and done % run.tracking.images_every == 0:  # after the checkpoint: a node may be going away
+                self._show(done)
             if reason and done < total:
                 return reason
         return "finished"
@@ -220,13 +220,15 @@ class _Worker:
     def _go_back(self, error: NotFiniteError) -> None:
         """Return to the newest checkpoint and pass over the batches since, or give up by policy."""
         training, position = self.run.training, self.position
-        if training.not_finite == "stop" or position.rollbacks >= training.max_rollbacks:
+        if training.not_finite == "stop":
             raise error
+        if position.rollbacks >= training.max_rollbacks:
+            raise error.after(f"the run went back {position.rollbacks} times (training.max_rollbacks)") from error
         if self.chief:
             self.writer.close()
         found = resume(self.run, self.trainer, self.session)
         if found is None:
-            raise error
+            raise error.after("there is no checkpoint to go back to yet") from error
         before, passed_over = found
         self.position = Position(
             skipped=before.skipped + error.step - self.trainer.step,

@@ -19,12 +19,17 @@ class NotFiniteError(TrainingError):
         step: the run's step in which it was first so, from 1; for weights, the last step made.
     """
 
-    def __init__(self, *, stage: str, update: str, term: str, step: int) -> None:
+    def __init__(self, *, stage: str, update: str, term: str, step: int, tried: str = "") -> None:
         self.stage, self.update, self.term, self.step = stage, update, term, step
+        what = f"step {step}: stage {stage}, update {update}: {term} is not finite" + (f"; {tried}" if tried else "")
+        way_back = "" if tried else ", or set training.not_finite: rollback"
         super().__init__(
-            f"step {step}: stage {stage}, update {update}: {term} is not finite; lower the learning rate or the term's "
-            "weight, set training.clip_gradient_norm, or set training.not_finite: rollback"
+            f"{what}; lower the learning rate or the term's weight, set or lower training.clip_gradient_norm{way_back}"
         )
+
+    def after(self, tried: str) -> NotFiniteError:
+        """The same under `training.not_finite: rollback`: says why the run does not go back (any more)."""
+        return NotFiniteError(stage=self.stage, update=self.update, term=self.term, step=self.step, tried=tried)
 
 
 class FiniteWatch:

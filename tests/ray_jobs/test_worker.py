@@ -9,6 +9,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from inpaint import checkpoints, storage
+from inpaint.checkpoints import CheckpointWriter
 from inpaint.config import RunConfig, load_run
 from inpaint.errors import CheckpointError, ConfigError, DataError, TrainingError
 from inpaint.methods import build_method
@@ -18,7 +19,7 @@ from ray_jobs.resuming import resume
 from ray_jobs.session import PlainSession
 from ray_jobs.toy import toy_run
 from ray_jobs.verdict import MENDABLE
-from ray_jobs.worker import train
+from ray_jobs.worker import _Worker, train
 from tests.faulty_s3 import shared_server
 
 
@@ -238,7 +239,8 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_the_last_checkpoint_
     Poison(monkeypatch, at={6})
     run = toy_run(root, "stops")
 
-    with pytest.raises(NotFiniteError, match=r"step 6: stage gan, update discriminator: \w+ is not finite"):
+    message = r"step 6: stage gan, update discriminator: \w+ is not finite; .* or set training.not_finite: rollback"
+    with pytest.raises(NotFiniteError, match=message):
         train(run, PlainSession())
 
     assert checkpoints.latest(run.url).step == 4
@@ -297,12 +299,37 @@ def test_a_run_killed_right_after_a_rollback_remembers_it(root, monkeypatch, cap
     assert (position["skipped"], position["rollbacks"]) == (2, 1)
 
 
-def test_more_rollbacks_than_allowed_end_the_run(root, monkeypatch):
+def test_more_rollbacks_than_allowed_end_the_run_which_says_how_often_it_went_back(root, monkeypatch):
     Poison(monkeypatch, at={6, 8, 10})
     run = toy_run(root, "gives-up", "training.not_finite=rollback", "training.max_rollbacks=2")
 
-    with pytest.raises(NotFiniteError):
+    with pytest.raises(NotFiniteError, match=r"is not finite; the run went back 2 times \(training.max_") as caught:
         train(run, PlainSession())
+    assert "not_finite: rollback" not in str(caught.value)  # that is what it did
+
+
+def test_a_run_that_cannot_go_back_yet_says_so(root, monkeypatch):
+    Poison(monkeypatch, at={3})  # the first checkpoint comes after step 4
+    run = toy_run(root, "too-early", "training.not_finite=rollback")
+
+    with pytest.raises(NotFiniteError, match=r"is not finite; there is no checkpoint to go back to yet; ") as caught:
+        train(run, PlainSession())
+    assert "not_finite: rollback" not in str(caught.value)
+    assert caught.value.step == 3
+
+
+@pytest.mark.usefixtures("_asked_every_step")
+def test_a_checkpoint_is_on_its_way_before_samples_are_drawn(root, monkeypatch):
+    """A node that goes away may leave no time for both."""
+    seen = []
+    save, show = CheckpointWriter.save, _Worker._show
+    monkeypatch.setattr(CheckpointWriter, "save", lambda *a, **k: seen.append(("saved", a[1])) or save(*a, **k))
+    monkeypatch.setattr(_Worker, "_show", lambda worker, step: seen.append(("shown", step)) or show(worker, step))
+
+    train(toy_run(root, "going", "tracking.images_every=1"), PlainSession(stop=Asks(2, "preempted")))
+
+    assert [step for what, step in seen if what == "shown"] == [1, 2, 3]
+    assert seen[-2:] == [("saved", 3), ("shown", 3)]
 
 
 def test_a_stage_starts_from_another_runs_weights_and_says_so(root):
