@@ -109,7 +109,8 @@ def warm_start(run: RunConfig, method: Method) -> dict[str, str]:
                         f"stages.{stage.name}.from: {network} is trained by stage {trained[network]} before; "
                         f"put `from` there, or set stages.{trained[network]}.steps to 0"
                     )
-            loaded |= _load_networks(checkpoints.run_url(setting.start_from, root=run.root), method, stage.trained())
+            brought = (*stage.trained(), *stage.given)
+            loaded |= _load_networks(checkpoints.run_url(setting.start_from, root=run.root), method, brought)
         if stage.steps:
             trained |= dict.fromkeys(stage.trained(), stage.name)
     return loaded

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +21,9 @@ from inpaint.checkpoints.pulling import wanted
 from inpaint.config import RunConfig
 from inpaint.config.base import load_yaml, validate
 from inpaint.errors import CheckpointError
-from inpaint.methods import Method, load_into_method
+from inpaint.methods import Method, load_into_method, untrained
+
+log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
@@ -87,9 +90,12 @@ def load_method(place: str | Path, device: torch.device | str = "cpu") -> Method
     info = find(str(place))
     run = load_settings(info)
     try:
-        return load_into_method(run, load_networks(info.url)).to(device)
+        method = load_into_method(run, load_networks(info.url)).to(device)
     except (KeyError, RuntimeError) as error:
         raise CheckpointError(f"{info.url}: its weights do not fit its run.yaml ({error})") from error
+    if unready := untrained(method, run, info.step):
+        log.warning("%s: nothing has trained %s yet; what it fills shows that", info.url, " and ".join(unready))
+    return method
 
 
 def load_settings(info: CheckpointInfo) -> RunConfig:

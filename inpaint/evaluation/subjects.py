@@ -21,6 +21,7 @@ from inpaint.errors import CheckpointError, EvaluationError
 from inpaint.evaluation.baselines import BASELINES
 from inpaint.evaluation.pictures import Pictures
 from inpaint.evaluation.scoring import Filler, NamedFiller, anonymous
+from inpaint.methods import untrained
 
 ONE_SHOT, PROGRESSIVE = "one-shot", "progressive"
 BASELINE = "baseline:"
@@ -105,6 +106,7 @@ def _checkpoint(request: EvaluationRequest, device: torch.device | str) -> Subje
         "size": run.data.image_size,
         "url": info.url,
         "weights": weights_sha(info),
+        "untrained": list(untrained(method, run, info.step)),
     }
     home = info.url.rpartition("/checkpoints/")[0] or None
     fillers = _ways(method.inpaint, progressive=request.progressive)

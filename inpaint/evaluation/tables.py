@@ -20,6 +20,7 @@ MARKS = {
     "B": "another training budget than the paper's, or the paper gives none",
     "L": "images of the test set are in the training set",
     "R": "random feature weights",
+    "U": "a network that fills was not trained yet",
 }
 
 
@@ -178,6 +179,8 @@ def _marks(table: PublishedTable, found: Found, name: str, leak: str | None) -> 
         marks["L"] = leak
     if any(digest == "random" for digest in conditions["metrics"].values()):
         marks["R"] = "random feature weights"
+    if unready := about.get("untrained"):
+        marks["U"] = f"{' and '.join(unready)} not trained yet"
     return marks
 
 

@@ -23,7 +23,7 @@ METHODS: dict[str, type[Method]] = {
     "isfrnet": ISFRNet,
 }
 
-__all__ = ["METHODS", "Batch", "Method", "Stage", "Terms", "Update", "build_method", "load_into_method"]
+__all__ = ["METHODS", "Batch", "Method", "Stage", "Terms", "Update", "build_method", "load_into_method", "untrained"]
 
 
 def build_method(run: RunConfig, features: Mapping[str, nn.Module] | None = None) -> Method:
@@ -50,6 +50,24 @@ def load_into_method(run: RunConfig, networks: Mapping[str, Mapping[str, Tensor]
     for name, tensors in networks.items():
         own[name].load_state_dict(tensors)
     return method.eval()
+
+
+def untrained(method: Method, run: RunConfig, step: int) -> tuple[str, ...]:
+    """Networks that a fill uses and that are as they were drawn: not trained by `step` of the run, nor brought to it.
+
+    Args:
+        method: of the run, on any device.
+        run: its settings.
+        step: steps made, over all stages.
+    """
+    known = set(method.published)
+    for stage in method.stages():
+        if run.stages[stage.name].start_from is not None:
+            known |= {*stage.trained(), *stage.given}
+        if stage.steps and step > 0:
+            known |= set(stage.trained())
+        step -= stage.steps
+    return tuple(name for name in method.inference_networks() if name not in known)
 
 
 def _steps(run: RunConfig) -> dict[str, int]:

@@ -57,12 +57,14 @@ class Stage:
         forward: run once per step; what it returns is shared by the updates. It runs with gradients for the networks
             that any update of the stage trains.
         updates: in the order in which they are made.
+        given: networks that it uses and does not train, which `stages.<name>.from` brings nevertheless.
     """
 
     name: str
     steps: int
     forward: Callable[[Batch], Any]
     updates: tuple[Update, ...]
+    given: tuple[str, ...] = ()
 
     def trained(self) -> tuple[str, ...]:
         """Names of the networks the stage moves, in the order of its updates."""
@@ -73,8 +75,8 @@ class Method(nn.Module, ABC):
     """One published method.
 
     Direct child modules are its networks: trained by the stages that name them, saved under their attribute's name.
-    A child listed in `frozen` (VGG, a published prior) is never trained, saved or wrapped. `own_scores` are the names
-    that `scores` gives.
+    A child listed in `frozen` (VGG, a published prior) is never trained, saved or wrapped; one listed in `published`
+    begins with published weights. `own_scores` are the names that `scores` gives.
 
     Args:
         config: the method's settings.
@@ -82,6 +84,7 @@ class Method(nn.Module, ABC):
     """
 
     frozen: tuple[str, ...] = ()
+    published: tuple[str, ...] = ()
     own_scores: tuple[str, ...] = ()
 
     def __init__(self, config: MethodConfig, steps: Mapping[str, int]) -> None:
@@ -91,7 +94,7 @@ class Method(nn.Module, ABC):
 
     @staticmethod
     def known_from(config: MethodConfig, networks: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Any]:
-        """Further arguments of the method that is to load these saved networks: what it need not look up, then."""
+        """What these saved networks tell that the method would else look up, as further arguments of its class."""
         return {}
 
     def networks(self) -> dict[str, nn.Module]:

@@ -36,6 +36,7 @@ from inpaint.nn.stylegan2 import StyleGAN2, decoder_widths
 SLOPE = 0.2
 STD = 0.02  # of initial convolution weights, assumed
 IFR_BLOCKS = 4
+PRIOR = ("psp_encoder", "psp_decoder")
 REAL_AND_FILLED = {"real": 1.0, "filled": 1.0}
 ADVERSARIAL = {"non_saturating": adversarial.bce_generator, "minimax": adversarial.minimax_generator}
 
@@ -138,13 +139,14 @@ def skip_weight(mask: Tensor, mode: str, *, reference: float) -> Tensor:
 
 @dataclass(frozen=True)
 class Refined:
-    """What each stage drew, all in [-1, 1], [B, 3, H, W]; None where it did not run.
+    """What each stage drew, images in [-1, 1], [B, 3, H, W]; None where it did not run.
 
     Attributes:
         coarse: the prior's face, I_c.
         identity: IFR's raw output, I_o.
         identity_completed: I_o in the hole, the image elsewhere, I_IFR.
         predicted: SFR's raw output, I_out.
+        codes: the decoder's, of each of its layers, [B, layers, width of a code].
     """
 
     coarse: Tensor
@@ -171,8 +173,9 @@ class ISFRNet(Method):
         super().__init__(config, steps)
         self.psp_encoder, self.psp_decoder = prior or build_prior(config.psp)
         trains_prior = steps["prior"] > 0
-        if config.psp.checkpoint is not None and not trains_prior:
-            self.frozen = ("vgg", "psp_encoder", "psp_decoder")
+        if config.psp.checkpoint is not None:
+            self.published = PRIOR
+            self.frozen = ("vgg",) if trains_prior else ("vgg", *PRIOR)
         self.psp_encoder.requires_grad_(False)
         self.psp_decoder.requires_grad_(False).eval()
         self.faces: OutputShards | None = None
@@ -207,15 +210,14 @@ class ISFRNet(Method):
 
     def _stage(self, name: str, draw, judge, loss, optimizer: OptimizerConfig) -> Stage:
         """Discriminator first, then generator; without an adversarial weight there is no discriminator to train."""
-        steps, weights = self.steps[name], getattr(self.config, f"{name}_weights").model_dump()
-        trains: tuple[str, ...] = (name,)
+        lambdas = getattr(self.config, f"{name}_weights").model_dump()
+        trains, given = (name,), ()
         if name == "prior":
-            alone = self.config.psp.train == "encoder" and steps > 0
-            trains = ("psp_encoder",) if alone else ("psp_encoder", "psp_decoder")
-        updates = [Update("generator", trains, loss, weights, optimizer)]
-        if weights["adversarial"] and hasattr(self, f"{name}_discriminator"):
+            trains, given = (("psp_encoder",), ("psp_decoder",)) if self.config.psp.train == "encoder" else (PRIOR, ())
+        updates = [Update("generator", trains, loss, lambdas, optimizer)]
+        if lambdas["adversarial"] and hasattr(self, f"{name}_discriminator"):
             updates.insert(0, Update("discriminator", (f"{name}_discriminator",), judge, REAL_AND_FILLED, optimizer))
-        return Stage(name, steps, draw, tuple(updates))
+        return Stage(name, self.steps[name], draw, tuple(updates), given)
 
     def draw_prior(self, batch: Batch) -> Refined:
         """The prior's forward, with gradients."""

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
 from inpaint.checkpoints.layout import direction
 from inpaint.config.base import suggest
 from inpaint.config.run import RunConfig
-from inpaint.config.sweep import SweepConfig
+from inpaint.config.sweep import ASHA, SweepConfig
 from inpaint.errors import ConfigError, EvaluationError
 from inpaint.sweep.trials import example, run_of
+
+if TYPE_CHECKING:
+    from inpaint.methods import Method
 
 OF_NETWORKS = ("lpips_", "face_")  # how metrics that need a scoring network begin
 LOOKS = ("hole_error", "valid_error", "checkerboard", "seam_error")  # of `training.health`, on the batch of a step
@@ -35,6 +40,7 @@ def check_metrics(sweep: SweepConfig, *, root: str) -> list[str]:
         if mode != best:
             raise ConfigError(f"{sweep.name}: metrics: {name}: {mode} would look for the worst; set it to {best}")
     known = logged_scores(run)
+    _check_rungs(sweep, run, known)
     if set(sweep.metrics) <= set(known):
         return []
     if find_spec("torch") is None:
@@ -85,17 +91,37 @@ def check_scores(run: RunConfig) -> list[str]:
     return []
 
 
+def _check_rungs(sweep: SweepConfig, run: RunConfig, known: Collection[str]) -> None:
+    """Refuse rungs at which trials are judged by fills of a network that none of their steps has trained yet."""
+    if not isinstance(sweep.scheduler, ASHA) or sweep.metric not in known or find_spec("torch") is None:
+        return
+    from inpaint.methods import untrained
+
+    method, first = _without_data(run), sweep.scheduler.grace_steps
+    if unready := untrained(method, run, first):
+        raise ConfigError(
+            f"{sweep.name}: at scheduler.grace_steps {first} no step has trained {' and '.join(unready)}, so "
+            f"{sweep.metric} would judge trials by noise; set it to steps of the stage that does"
+        )
+
+
 def _logged_values(run: RunConfig) -> set[str]:
-    """Names of the losses and rates of a run's stages, and of the looks at their networks; of a method without data."""
+    """Names of the losses and rates of a run's stages, and of the looks at their networks."""
+    from inpaint.training.plan import logged_names
+
+    stages = [stage for stage in _without_data(run).stages() if stage.steps]
+    values = logged_names(stages, clipped=run.training.clip_gradient_norm is not None)
+    return values if run.health.every else {name for name in values if not name.startswith("health/")}
+
+
+def _without_data(run: RunConfig) -> Method:
+    """The run's method, of which only shapes are known."""
     import torch
 
     from inpaint.methods import build_method
-    from inpaint.training.plan import logged_names
 
     with torch.device("meta"):
-        stages = [stage for stage in build_method(run).stages() if stage.steps]
-    values = logged_names(stages, clipped=run.training.clip_gradient_norm is not None)
-    return values if run.health.every else {name for name in values if not name.startswith("health/")}
+        return build_method(run)
 
 
 def logged_scores(run: RunConfig, *, present: bool = False) -> list[str]:

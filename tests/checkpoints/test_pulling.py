@@ -7,6 +7,7 @@ from typer.testing import CliRunner
 from inpaint import checkpoints, storage
 from inpaint.checkpoints import CheckpointWriter
 from inpaint.cli import app
+from inpaint.config import load_run
 from inpaint.errors import CheckpointError, ConfigError, StorageError
 from inpaint.methods import build_method
 from ray_jobs.toy import toy_run
@@ -49,6 +50,18 @@ def test_a_pulled_checkpoint_fills_as_the_trained_method_does(run, tmp_path):
     with torch.no_grad():
         assert torch.equal(pulled.inpaint(image, mask), stored.inpaint(image, mask))
     assert not pulled.training
+
+
+def test_a_checkpoint_before_the_stage_that_trains_what_fills_is_loaded_with_a_warning(tmp_path, caplog):
+    run = load_run("edge-texture-tiny", root=str(tmp_path))
+    writer = CheckpointWriter(run, inference_networks=("edge_generator", "texture_generator"))
+    networks = {name: network.state_dict() for name, network in build_method(run).networks().items()}
+    writer.save(1, {"networks": networks, "trainer": {"step": 1}}, {})
+    writer.close()
+
+    checkpoints.load_method(run.url)
+
+    assert "nothing has trained texture_generator yet" in caplog.text
 
 
 def test_loading_a_method_leaves_the_random_numbers_alone(run):

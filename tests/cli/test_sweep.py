@@ -77,6 +77,20 @@ def test_a_dry_run_refuses_what_would_spoil_the_report(tmp_path, assignment, mes
         call("sweep", "run", "isnet-loss-weights", "--set", assignment, "--root", tmp_path, "--dry-run")
 
 
+def test_a_dry_run_refuses_rungs_before_the_stage_that_trains_what_fills(tmp_path):
+    sweep = tmp_path / "edges-first.yaml"
+    sweep.write_text(
+        "preset: edge-texture-tiny\nsettings: {stages.edge.steps: 40, stages.texture.steps: 40, evaluation.every: 10}\n"
+        "vary: {method.texture_weights.l1: {uniform: [0.5, 2]}}\ntrials: 4\nmetrics: {psnr: max}\n"
+        "scheduler: {kind: asha, grace_steps: 40, reduction: 2}\n"
+    )
+    words = ["sweep", "run", sweep, "--root", tmp_path / "root", "--dry-run"]
+    with pytest.raises(ConfigError, match="at scheduler.grace_steps 40 no step has trained texture_generator, so psnr"):
+        call(*words)
+    assert "4 trials" in call(*words, "--set", "scheduler.grace_steps=50").stdout
+    assert "4 trials" in call(*words, "--set", "metrics={edge_precision: max}").stdout
+
+
 def test_a_search_that_proposes_every_trial_is_checked_by_a_drawn_one(tmp_path):
     words = ["sweep", "run", "isnet-loss-weights", "--budget", "tiny", *OPTIONS, "--root", tmp_path, "--dry-run"]
     out = call(*words, "--set", "search={kind: tpe}", "--set", "points=[]", "--set", "published=[]")

@@ -118,6 +118,12 @@ def mark_of(letter, table, found):
     return dict(said).get(letter)
 
 
+def test_a_result_of_a_network_that_was_not_trained_yet_is_marked():
+    assert mark_of("U", "isnet_table5", ours(["isnet-2022-test"])) is None
+    found = ours(["isnet-2022-test"], untrained=["texture_generator"])
+    assert mark_of("U", "isnet_table5", found) == "texture_generator not trained yet"
+
+
 @pytest.mark.parametrize(
     ("steps", "batch", "why"),
     [

@@ -21,6 +21,7 @@ from inpaint.training.rehearsal import rehearse
 
 STEPS = ["stages.edge.steps=2", "stages.texture.steps=2", "stages.joint.steps=2"]
 PAPER = ["method.texture_sees_mask=false", "method.canny_sigma=1"]  # the tiny preset's mask channel is its own
+ONLY_JOINT = ["stages.edge.steps=0", "stages.texture.steps=0"]
 SIZES = ["data.image_size=64", "method.attention_dilations=[1, 4]", "method.width=12"]
 
 
@@ -103,16 +104,24 @@ def test_smallest_image_of_the_default_attention_is_224():
 
 
 @pytest.mark.parametrize(
-    ("assignment", "message"),
+    ("assignments", "message"),
     [
-        ("method.kernel=4", "kernel 4 is even"),
-        ("method.heads=5", "heads 5 does not divide the 48 channels of width 12"),
-        ("stages.edge.steps=0", "texture would learn from edges that were never trained"),
+        (["method.kernel=4"], "kernel 4 is even"),
+        (["method.heads=5"], "heads 5 does not divide the 48 channels of width 12"),
+        (["stages.edge.steps=0"], "texture would learn from edges that were never trained"),
+        (["stages.edge.steps=0", "stages.texture.from=other"], "texture would learn from edges that were never"),
+        ([*ONLY_JOINT, "stages.texture.from=other"], "stages.edge.steps is 0 and neither .*: joint goes on from"),
+        ([*ONLY_JOINT, "stages.edge.from=other"], "stages.texture.steps is 0 and neither .*: joint goes on from"),
     ],
 )
-def test_impossible_settings_are_refused_before_training(assignment, message):
+def test_impossible_settings_are_refused_before_training(assignments, message):
     with pytest.raises(ConfigError, match=message):
-        tiny(assignment)
+        tiny(*assignments)
+
+
+@pytest.mark.parametrize("sources", [["joint"], ["edge", "texture"]])
+def test_joint_alone_goes_on_from_another_run(sources):
+    assert tiny(*ONLY_JOINT, *(f"stages.{stage}.from=other" for stage in sources)).total_steps == 2
 
 
 def test_attention_settings_without_attention_are_refused():

@@ -10,7 +10,7 @@ from inpaint.config import load_run
 from inpaint.errors import ConfigError, WeightsError
 from inpaint.imaging import Batch
 from inpaint.losses import perceptual, reconstruction
-from inpaint.methods import build_method, load_into_method
+from inpaint.methods import build_method, load_into_method, untrained
 from inpaint.methods.isfrnet import IdentityRefiner, Refined, StructureRefiner, skip_weight
 from inpaint.nn.features import load_feature_network
 from inpaint.nn.patch_discriminator import PatchDiscriminator
@@ -302,6 +302,27 @@ def test_encoder_can_be_fine_tuned_alone(checkpoint):
     assert moved == {"psp_encoder", "prior_discriminator"}
 
 
+def test_a_fine_tuned_encoder_brings_the_decoder_of_the_run_that_it_comes_from():
+    run = tiny("stages.prior.from=other", "method.psp.train=encoder", "stages.ifr.from=other")
+    (stage, *_) = build_method(run).stages()
+
+    assert "psp_decoder" not in stage.trained()
+    assert stage.given == ("psp_decoder",)
+
+
+def test_networks_that_no_step_has_trained_yet_are_named(checkpoint):
+    run, method = tiny(), build()  # two steps each of prior, ifr and sfr
+    assert untrained(method, run, 0) == ("psp_encoder", "psp_decoder", "ifr", "sfr")
+    assert untrained(method, run, 2) == ("ifr", "sfr")
+    assert untrained(method, run, 5) == ()
+    published, method = with_file(checkpoint[0])
+    assert untrained(method, published, 1) == ("sfr",)
+    brought = tiny(*NO_PRIOR, "stages.prior.from=other", "stages.sfr.from=other")
+    assert untrained(build_method(brought), brought, 0) == ("ifr",)
+    random = tiny(*NO_PRIOR, "method.psp.allow_random=true")
+    assert untrained(build_method(random), random, 4) == ("psp_encoder", "psp_decoder")
+
+
 def test_prior_costs_no_gradient_memory_outside_its_own_stage():
     method, b = build(), batch()
     method.psp_encoder.requires_grad_(True)
@@ -335,6 +356,7 @@ def test_encoder_of_four_channels_sees_the_mask(tmp_path):
         (["method.psp.sha256=" + "ab" * 32], "psp.sha256 is set, but there is no psp.checkpoint"),
         (["method.psp.train=encoder"], "psp.train is encoder, which needs"),
         (["stages.ifr.steps=0"], "sfr would refine what was never trained"),
+        (["stages.ifr.steps=0", "stages.sfr.from=other"], "sfr would refine what was never trained"),
         (["method.variant=psp_ifr"], "stages.sfr.steps is not 0, but variant psp_ifr has no sfr"),
         (
             ["method.psp.cache=faces", "stages.prior.steps=0", "stages.prior.from=other"],

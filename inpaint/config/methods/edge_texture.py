@@ -95,17 +95,19 @@ class EdgeTextureConfig(MethodConfig):
                 f"{self.kernel} × dilation {max(self.attention_dilations)} = {span}; use {4 * span} or more, or "
                 "smaller method.attention_dilations"
             )
-        stages = run.stages
-        if (
-            stages["texture"].steps
-            and not stages["edge"].steps
-            and self.texture_edges == "predicted"
-            and not (stages["edge"].start_from or stages["texture"].start_from)
-        ):
+        edge, texture, joint = (run.stages[name] for name in self.stage_names)
+        edges_known = edge.steps or edge.start_from or joint.start_from
+        if texture.steps and not edges_known and self.texture_edges == "predicted":
             raise ValueError(
                 "stages.edge.steps is 0 and stages.edge.from names no run: texture would learn from edges that were "
                 "never trained; give one of them, or set method.texture_edges: canny"
             )
+        for name, known in (("edge", edges_known), ("texture", texture.steps or texture.start_from)):
+            if joint.steps and not (known or joint.start_from):
+                raise ValueError(
+                    f"stages.{name}.steps is 0 and neither stages.{name}.from nor stages.joint.from names a run: joint "
+                    "goes on from trained generators; give one of them"
+                )
 
     def feature_networks(self, stages: Collection[str]) -> tuple[str, ...]:
         weighted = self.texture_weights.perceptual or self.texture_weights.style

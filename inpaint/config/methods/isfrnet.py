@@ -165,12 +165,7 @@ class ISFRNetConfig(MethodConfig):
                 "psp.train is encoder, which needs stages.prior.steps, and a decoder from psp.checkpoint or "
                 "stages.prior.from"
             )
-        if (
-            self.variant == "full"
-            and stages["sfr"].steps
-            and not stages["ifr"].steps
-            and not (stages["ifr"].start_from or stages["sfr"].start_from)
-        ):
+        if self.variant == "full" and stages["sfr"].steps and not (stages["ifr"].steps or stages["ifr"].start_from):
             raise ValueError(
                 "stages.ifr.steps is 0 and stages.ifr.from names no run: sfr would refine what was never trained; give "
                 "one of them, or set method.variant: psp_sfr"
