@@ -12,7 +12,8 @@ from inpaint.errors import ClusterError
 
 log = logging.getLogger(__name__)
 
-# Read by Ray Train on the driver, and handed on to its controller and workers.
+# Read by Ray Train on the driver, and handed on to its controller and workers. The pods of the chart come with
+# WORKER_GROUP_START_TIMEOUT and COLLECTIVE_TIMEOUT as its values say; what is in the environment stays.
 TRAIN_ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # between looks at the workers; also how fast a death is noticed
     "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "300",

@@ -75,10 +75,7 @@ spec:
         - {name: RAY_USAGE_STATS_ENABLED, value: "0"}
         - {name: RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S, value: {{ int $values.shutdown.drainSeconds | quote }}}
         - {name: RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S, value: {{ int $values.timeouts.workerStartSeconds | quote }}}
-        - {name: RAY_TRAIN_HEALTH_CHECK_INTERVAL_S, value: "1"}
-        - {name: RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S, value: "300"}
         - {name: RAY_TRAIN_COLLECTIVE_TIMEOUT_S, value: {{ int $values.timeouts.collectiveSeconds | quote }}}
-        - {name: RAY_TRAIN_ENABLE_PRINT_PATCH, value: "0"}
         - {name: TORCH_NCCL_ASYNC_ERROR_HANDLING, value: "1"}
         - {name: WANDB_DIR, value: /tmp}
         {{- if $head }}

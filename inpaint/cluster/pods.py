@@ -205,17 +205,17 @@ def _cache_volume(group: WorkerGroup) -> Object:
 
 
 def _ray_env(runtime: Runtime) -> dict[str, str]:
-    """Ray's settings; Train reads its own on the driver and on the workers, so both get them."""
+    """Ray's settings; of Train's those that the chart has values for, the rest is in `ray_jobs.runtime`.
+
+    A run's driver reads them on the head, a sweep's trial on a worker, so both get them.
+    """
     return {
         "HOME": HOME,
         "PYTHONUNBUFFERED": "1",
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": str(runtime.shutdown.drain_seconds),
         "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(runtime.timeouts.worker_start_seconds),
-        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",
-        "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "300",
         "RAY_TRAIN_COLLECTIVE_TIMEOUT_S": str(runtime.timeouts.collective_seconds),
-        "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
         "TORCH_NCCL_ASYNC_ERROR_HANDLING": "1",
         "WANDB_DIR": "/tmp",
     }

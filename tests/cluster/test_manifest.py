@@ -209,6 +209,15 @@ def test_what_a_worker_keeps_lies_on_its_cache_volume():
     assert env["RAY_TMPDIR"] == "/tmp"
 
 
+@pytest.mark.parametrize("name", ["head", "cpu"])
+def test_of_trains_settings_a_pod_has_those_that_the_chart_has_values_for(name):
+    """The others have their home in `ray_jobs.runtime`, which leaves alone what it finds in the environment."""
+    runtime = Runtime.model_validate({"timeouts": {"workerStartSeconds": 77, "collectiveSeconds": 88}})
+    pod = dict(pod_templates(job_of(tiny(), runtime)))[name]["spec"]
+    train = {entry["name"]: entry["value"] for entry in pod["containers"][0]["env"] if "RAY_TRAIN" in entry["name"]}
+    assert train == {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "77", "RAY_TRAIN_COLLECTIVE_TIMEOUT_S": "88"}
+
+
 def test_only_the_head_of_an_autoscaler_gets_an_api_token():
     for _, template in pod_templates(job_of(tiny())):
         assert template["spec"]["automountServiceAccountToken"] is False
