@@ -7,6 +7,7 @@ in memory and lie in the file as they lay in the source, with its EXIF orientati
 from __future__ import annotations
 
 import io
+import logging
 import os
 import struct
 import warnings
@@ -17,10 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image
 
 from inpaint.errors import DataError
 from inpaint.inference import deep_png, deep_tiff
+
+log = logging.getLogger(__name__)
 
 ORIENTATION = 0x0112  # EXIF tag
 DESCRIPTIVE = (0x010E, 0x010F, 0x0110, 0x0112, 0x0131, 0x0132, 0x013B, 0x8298)  # TIFF tags that describe, not lay out
@@ -37,6 +40,7 @@ CHANNELS = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}  # of 16-bit photos
 DEEP = ("PNG", "TIFF")
 LONGEST = {"JPEG": 65_500, "WEBP": 16_383}  # pixels of a side
 JPEG_QUALITY = 95
+JPEG_START = b"\xff\xd8\xff"
 _UPRIGHT: dict[int, Callable[[np.ndarray], np.ndarray]] = {  # rows of a file with this EXIF orientation → upright
     1: lambda rows: rows,
     2: lambda rows: rows[:, ::-1],
@@ -221,8 +225,9 @@ def _read(data: bytes, path: Path) -> Photo:
         exif = image.getexif()
         orientation = exif.get(ORIENTATION, 1)
         orientation = orientation if orientation in _UPRIGHT else 1
+        own = _own(exif, data) if image.format == "TIFF" else image.info.get("exif")
         kept = {
-            "exif": _telling(orientation, _own(exif, data) if image.format == "TIFF" else image.info.get("exif")),
+            "exif": _telling(orientation, _without_previews(own)),
             "icc_profile": image.info.get("icc_profile"),
             "dpi": image.info.get("dpi"),
         }
@@ -238,6 +243,26 @@ def _read(data: bytes, path: Path) -> Photo:
 def _own(exif: Image.Exif, data: bytes) -> bytes:
     """The EXIF that a TIFF's own tags are; of a BigTIFF, whose layout EXIF has no words for, what describes it."""
     return (_descriptive(exif) if data[:4] in deep_tiff.BIG else exif).tobytes()
+
+
+def _without_previews(exif: bytes | None) -> bytes | None:
+    """EXIF without the small pictures that cameras put into it, which would go on showing what was filled."""
+    if not exif:
+        return None
+    try:
+        found = _loaded(exif)
+        if not found:
+            raise ValueError("it has no tags")
+        note = found.get_ifd(ExifTags.IFD.Exif).get(ExifTags.IFD.MakerNote, b"")
+        if not found.get_ifd(ExifTags.IFD.IFD1) and JPEG_START not in note:
+            return exif
+        plain = _loaded(exif)  # of which the directory of the thumbnail is not written
+        if JPEG_START in note:
+            del plain.get_ifd(ExifTags.IFD.Exif)[ExifTags.IFD.MakerNote]
+        return plain.tobytes()
+    except Exception as error:  # EXIF blocks are written by everything and checked by nothing
+        log.warning("EXIF left out, for it cannot be read and may hold a preview: %s", _first_line(error))
+        return None
 
 
 def _telling(orientation: int, exif: bytes | None) -> bytes | None:

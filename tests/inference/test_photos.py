@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 import subprocess
 import sys
 import zlib
@@ -126,6 +127,51 @@ def test_a_damaged_deep_png_is_refused(tmp_path):
     (tmp_path / "photo.png").write_bytes(data[:150])
     with pytest.raises(DataError, match=r"photo\.png: not a readable image"):
         read_photo(tmp_path / "photo.png")
+
+
+def exif_with_previews(preview: bytes) -> bytes:
+    """EXIF as cameras write it: who made it, a lens and a note that holds a picture, then the thumbnail's directory."""
+
+    def directory(entries, following):
+        words = b"".join(struct.pack("<HHII", *entry) for entry in entries)
+        return struct.pack("<H", len(entries)) + words + struct.pack("<I", following)
+
+    size = len(preview)
+    about, details, thumbnail = 8, 8 + 30, 8 + 30 + 30  # places of the directories; pictures and texts follow
+    texts = thumbnail + 30
+    body = directory([(0x010F, 2, 6, texts), (0x8769, 4, 1, details)], thumbnail)
+    body += directory([(0xA433, 2, 5, texts + 6), (0x927C, 7, size, texts + 11)], 0)
+    body += directory([(0x0201, 4, 1, texts + 11 + size), (0x0202, 4, 1, size)], 0)
+    assert len(body) == texts - about
+    return b"Exif\0\0II*\0\x08\0\0\0" + body + b"Maker\0" + b"Lens\0" + preview + preview
+
+
+@pytest.mark.parametrize("deep", [False, True])
+def test_previews_of_what_was_in_the_hole_do_not_come_along_in_exif(tmp_path, deep):
+    preview = b"\xff\xd8\xff\xe0 the face that was there \xff\xd9"
+    exif = exif_with_previews(preview)
+    if deep:
+        (tmp_path / "photo.png").write_bytes(deep_png.encode(noise(3, 65536), exif=exif))
+    else:
+        Image.fromarray(noise(3)).save(tmp_path / "photo.png", exif=exif)
+    assert preview in (tmp_path / "photo.png").read_bytes()
+    holes = np.zeros(noise(1).shape[:2], np.uint8)
+    holes[2:12, 3:9] = 255
+    Image.fromarray(holes).save(tmp_path / "mask.png")
+    for ending in ("png", "tif") if deep else ("png", "webp", "tif"):
+        out = tmp_path / f"out.{ending}"
+        fill_photo(Painter(), tmp_path / "photo.png", tmp_path / "mask.png", out)
+
+        assert preview not in out.read_bytes()
+    with opened(tmp_path / "out.png") as written:
+        assert written.getexif()[0x010F] == "Maker"
+        assert written.getexif().get_ifd(0x8769)[0xA433] == "Lens"
+
+
+def test_exif_that_cannot_be_read_does_not_come_along(tmp_path):
+    Image.fromarray(noise(3)).save(tmp_path / "photo.png", exif=b"Exif\0\0II*\0\xff\xff\0\0 what may hold a preview")
+    written = read_photo(tmp_path / "photo.png")
+    assert b"preview" not in (written.kept["exif"] or b"")
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
