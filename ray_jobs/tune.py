@@ -8,6 +8,7 @@ a sweep started again does what is missing, whoever was killed when.
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import os
 import sys
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from inpaint import storage
+from inpaint.cluster.task import MAX_NODES
 from inpaint.config.sweep import SweepConfig, load_sweep, trial_id
 from inpaint.errors import InpaintError, TrainingError
 from inpaint.sweep.capacity import DRIVER_CPUS, check_capacity
@@ -96,7 +98,7 @@ def run_sweep(
         if start_ray(address):
             stack.callback(ray.shutdown)
         stack.enter_context(_RayWatch())
-        concurrent = check_capacity(sweep, foreseen(sweep, root=root), root=root, nodes=_nodes())
+        concurrent = check_capacity(sweep, foreseen(sweep, root=root), root=root, nodes=_most_nodes())
         begin(sweep, root=root)
         clear_stop_mark(sweep_url(sweep.name, root=root))
         total = max(len(known), sweep.trials * len(sweep.seeds))
@@ -121,6 +123,12 @@ def _nodes() -> list[dict[str, float]]:
     import ray
 
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def _most_nodes() -> list[dict[str, float]]:
+    """What each node holds: of those there are, or under an autoscaler of those that the cluster may grow to."""
+    given = os.environ.get(MAX_NODES)
+    return json.loads(given) if given else _nodes()
 
 
 def _fit(sweep: SweepConfig, trials: list[Trial], *, root: str, concurrent: int) -> None:

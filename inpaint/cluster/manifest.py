@@ -201,10 +201,10 @@ def _ending(runtime: Runtime) -> Object:
 
 
 def _cluster_spec(task: Task, runtime: Runtime, placement: Placement, labels: dict[str, str]) -> Object:
-    groups = [_worker_group(runtime, placement.group, placement.replicas, task, labels)]
+    counts = {placement.group: placement.replicas}
     if task.drivers:
         name, count = _driver_pods(task, runtime, placement)
-        groups.append(_worker_group(runtime, name, count, task, labels))
+        counts[name] = count
     spec: Object = {
         "rayVersion": runtime.ray_version,
         "authOptions": {"mode": "token" if runtime.dashboard_token else "disabled"},
@@ -214,9 +214,9 @@ def _cluster_spec(task: Task, runtime: Runtime, placement: Placement, labels: di
                 "dashboard-host": "0.0.0.0",
                 "object-store-memory": str(object_store_bytes(runtime.head)),
             },
-            "template": head_template(runtime, task=task, labels=labels),
+            "template": head_template(runtime, task=task, labels=labels, workers=counts),
         },
-        "workerGroupSpecs": groups,
+        "workerGroupSpecs": [_worker_group(runtime, name, count, task, labels) for name, count in counts.items()],
     }
     if runtime.autoscaler.enabled:
         spec["enableInTreeAutoscaling"] = True

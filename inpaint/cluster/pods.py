@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import json
+from collections.abc import Mapping
 from typing import Any
 
 from inpaint.cluster.quantity import cores, quantity
 from inpaint.cluster.runtime import Head, PodShape, Runtime, WorkerGroup
-from inpaint.cluster.task import FILE_FOLDER, STOP_FOLDER, Task
+from inpaint.cluster.task import FILE_FOLDER, MAX_NODES, STOP_FOLDER, Task
 
 Object = dict[str, Any]
 HOME = "/home/inpaint"
@@ -26,8 +28,15 @@ FOLLOW_DRIVER = (  # a new head container starts a new session, whose driver may
 KEEP = {"cluster-autoscaler.kubernetes.io/safe-to-evict": "false", "karpenter.sh/do-not-disrupt": "true"}
 
 
-def head_template(runtime: Runtime, *, task: Task, labels: dict[str, str]) -> Object:
-    """Pod template of the Ray head. It needs the API server only for the autoscaler."""
+def head_template(runtime: Runtime, *, task: Task, labels: dict[str, str], workers: Mapping[str, int]) -> Object:
+    """Pod template of the Ray head. It needs the API server only for the autoscaler.
+
+    Args:
+        runtime: the platform's half.
+        task: what to run.
+        labels: of the pod.
+        workers: most pods of each worker group.
+    """
     head = runtime.head
     env = _ray_env(runtime) | _store_env(runtime) | {
         "RAY_DASHBOARD_MAX_EVENTS_TO_CACHE": str(head.dashboard_events),
@@ -35,6 +44,9 @@ def head_template(runtime: Runtime, *, task: Task, labels: dict[str, str]) -> Ob
         "RAY_JOB_STOP_WAIT_TIME_S": str(runtime.shutdown.drain_seconds + runtime.shutdown.checkpoint_seconds),
         "TORCH_HOME": "/tmp/torch",
     }  # fmt: skip
+    if runtime.autoscaler.enabled:  # whose workers are not there yet when a sweep asks what the cluster holds
+        groups = [runtime.worker_groups[name] for name, count in workers.items() for _ in range(count)]
+        env[MAX_NODES] = json.dumps([{"CPU": group.cpus, "GPU": group.gpus} for group in groups])
     container = _container("ray-head", runtime, head, env=env, secrets=True) | {
         "ports": [
             {"containerPort": 6379, "name": "gcs-server"},

@@ -22,6 +22,7 @@ FILE_FOLDER = "/etc/inpaint"
 FILE_NAME = "run.yaml"
 TASK_NAME = "task"  # beside the run file: the UID of its RayJob, the same on each new cluster of it
 VERDICT_FILE = "verdict.json"  # in a run's folder: what ended a task for good
+MAX_NODES = "INPAINT_MAX_NODES"  # under Ray's autoscaler: what each node holds that a cluster may grow to, as JSON
 STOP_FOLDER = "/etc/inpaint-stop"  # empty until somebody asks the task to stop who cannot write its store
 STOP_FILE = f"{STOP_FOLDER}/stop"
 ENTRY_POINTS: dict[Kind, str] = {

@@ -206,7 +206,7 @@ def test_a_driver_gives_its_workers_the_time_that_the_chart_gives_a_checkpoint(m
     """Of drain and checkpoint together the driver keeps 30 s for its own end."""
     shutdown = Shutdown(drain_seconds=60, checkpoint_seconds=checkpoint_seconds)
     task = train_task(toy_run("s3://lab/x", "long"))
-    pod = head_template(Runtime(shutdown=shutdown), task=task, labels={})["spec"]["containers"][0]
+    pod = head_template(Runtime(shutdown=shutdown), task=task, labels={}, workers={})["spec"]["containers"][0]
     for entry in pod["env"]:
         if entry["name"].startswith("RAY_JOB_"):
             monkeypatch.setenv(entry["name"], entry["value"])

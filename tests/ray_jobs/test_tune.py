@@ -12,10 +12,15 @@ from dataclasses import replace
 import pytest
 import torch
 import yaml
+from ray.cluster_utils import Cluster
 
 from inpaint import checkpoints, storage
+from inpaint.cluster.manifest import build
+from inpaint.cluster.runtime import Runtime
+from inpaint.cluster.task import MAX_NODES, sweep_task
 from inpaint.config.sweep import load_sweep
 from inpaint.errors import ClusterError, ConfigError
+from inpaint.sweep.capacity import check_capacity
 from inpaint.sweep.trials import Record, begin, known_trials, planned, read_records, remaining, run_of, write_record
 from ray_jobs import tune
 from ray_jobs.kills import below, named
@@ -195,6 +200,55 @@ def test_more_trials_at_a_time_than_the_cluster_holds_are_refused_before_anythin
     with pytest.raises(ClusterError, match="small: concurrent 1000, but the cluster has .* CPUs and .* GPUs"):
         run_sweep(sweep, root=str(root))
     assert not (root / "sweeps").exists()
+
+
+@pytest.fixture
+def autoscaled(monkeypatch):
+    """The environment of a head whose two workers of 4 cores come when they are asked for."""
+
+    def enter(sweep, concurrent):
+        runtime = Runtime.model_validate({"autoscaler": {"enabled": True}})
+        task = sweep_task(sweep, root="s3://lab/x", concurrent=concurrent)
+        spec = build(task, runtime, namespace="training").job["spec"]["rayClusterSpec"]
+        assert {group["replicas"] for group in spec["workerGroupSpecs"]} == {0}
+        for entry in spec["headGroupSpec"]["template"]["spec"]["containers"][0]["env"]:
+            if entry["name"] == MAX_NODES:
+                monkeypatch.setenv(MAX_NODES, entry["value"])
+
+    return enter
+
+
+def test_under_an_autoscaler_the_workers_that_may_come_count_and_no_others(definition, autoscaled, monkeypatch):
+    sweep = load_sweep(definition())
+    autoscaled(sweep, 8)
+    monkeypatch.setattr(tune, "_nodes", lambda: [{}])  # the head, and no worker yet
+
+    def concurrent(*assignments):
+        asked = load_sweep(definition(), assignments=assignments)
+        return check_capacity(asked, planned(asked), root="r", nodes=tune._most_nodes())
+
+    assert concurrent() == 8
+    with pytest.raises(ClusterError, match="concurrent 9, but the cluster has 8 CPUs and 0 GPUs on 2 nodes"):
+        concurrent("concurrent=9")
+    with pytest.raises(ClusterError, match="does not hold one trial"):
+        concurrent("settings.resources.cpus_per_worker=5")
+
+
+@pytest.mark.slow
+def test_a_sweep_begins_on_a_cluster_whose_workers_come_when_they_are_asked_for(definition, autoscaled, root):
+    path = definition(trials=1)
+    autoscaled(load_sweep(path), 1)
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    try:
+        command = [sys.executable, "-m", "ray_jobs.tune", path, "--root", str(root), "--address", cluster.address]
+        driver = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        wait_for(lambda: (root / "sweeps" / "small" / "sweep.yaml").exists(), driver)
+        cluster.add_node(num_cpus=4)
+        said, _ = driver.communicate(timeout=START_SECONDS)
+    finally:
+        cluster.shutdown()
+    assert driver.returncode == 0, said
+    assert read_records("small", root=str(root))["000"].status == "finished"
 
 
 @pytest.mark.parametrize(
