@@ -96,6 +96,9 @@ def check_mask(mask: Tensor, image: Tensor) -> None:
     """
     if mask.shape[-2:] != image.shape[-2:] or mask.shape[1] != 1 or mask.shape[0] != image.shape[0]:
         raise ValueError(f"mask is {tuple(mask.shape)}, image {tuple(image.shape)}; expected one mask plane per image")
-    low, high = mask.min().item(), mask.max().item()
-    if low < 0 or high > 1:
-        raise ValueError(f"mask has values {low:g}..{high:g}; expected 0 or 1 (1 = hole). Divide by 255 first.")
+    if not bool(((mask == 0) | (mask == 1)).all()):
+        low, high = mask.min().item(), mask.max().item()
+        raise ValueError(
+            f"mask has values between {low:g} and {high:g}; expected 0 or 1 (1 = hole). "
+            "Divide it by its largest value, or threshold it, first"
+        )

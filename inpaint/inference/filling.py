@@ -54,8 +54,7 @@ def fill(
     with inference_mode(method):
         paint = painter(method, progressive=progressive)
         if max(image.shape[-2:]) <= tile or method.config.hole_shapes == "centre":
-            hidden = torch.where(mask > 0.5, torch.zeros((), dtype=image.dtype, device=image.device), image)
-            return composite(image, paint(hidden, mask), mask)
+            return composite(image, paint(_hidden(image, mask), mask), mask)
         return torch.cat([_in_tiles(paint, i[None], m[None], tile, overlap) for i, m in zip(image, mask, strict=True)])
 
 
@@ -80,10 +79,16 @@ def painter(method: Method, *, progressive: bool) -> Paint:
         pad = (0, wanted[0] - width, 0, wanted[1] - height)
         if any(pad):
             image, mask = F.pad(image, pad, mode="replicate"), F.pad(mask, pad, mode="replicate")
-        drawn = reconstruct(method.inpaint, image, mask) if progressive else method.inpaint(image, mask)
-        return drawn[..., :height, :width].to(image.dtype)
+        return method.inpaint(image, mask)[..., :height, :width].to(image.dtype)
 
+    if progressive:  # outside the padding: rounds follow from the hole's share of the image itself
+        return lambda image, mask: reconstruct(paint, image, mask)
     return paint
+
+
+def _hidden(image: Tensor, mask: Tensor) -> Tensor:
+    """The image with 0 in the hole, whatever lies there."""
+    return torch.where(mask > 0.5, torch.zeros((), dtype=image.dtype, device=image.device), image)
 
 
 class Band(NamedTuple):
@@ -131,8 +136,7 @@ def bands(
         for columns in _spans(width, tile, overlap):
             image, mask = read(rows, columns)
             if bool(mask.any()):
-                hidden = image * (1 - mask)
-                drawn = paint(hidden, mask)[0]
+                drawn = paint(_hidden(image, mask), mask)[0]
                 strip = torch.zeros(3, drawn.shape[1], width, device=drawn.device) if strip is None else strip
                 share = _ramp(columns, before, drawn.device)
                 strip[:, :, columns] = torch.lerp(strip[:, :, columns], drawn.float(), share)
@@ -150,7 +154,7 @@ def blind_tiles(holes: np.ndarray, *, tile: int, overlap: int) -> int:
 
 def _in_tiles(paint: Paint, image: Tensor, mask: Tensor, tile: int, overlap: int) -> Tensor:
     """One image [1, 3, H, W] filled tile by tile."""
-    completed, hole = image.clone(), mask[0, 0] > 0.5
+    completed, hole = _hidden(image, mask), mask[0, 0] > 0.5
 
     def read(rows: slice, columns: slice) -> tuple[Tensor, Tensor]:
         return image[..., rows, columns], mask[..., rows, columns]

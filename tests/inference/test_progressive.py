@@ -133,7 +133,7 @@ def test_an_unknown_setting_is_refused():
     ]:
         with pytest.raises(ValueError, match=message):
             progressive(Counting(), picture, mask, **wrong)
-    with pytest.raises(ValueError, match="Divide by 255"):
+    with pytest.raises(ValueError, match="Divide it by its largest"):
         progressive(Counting(), picture, mask * 255)
 
 
