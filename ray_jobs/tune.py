@@ -22,7 +22,7 @@ from typing import Any
 
 from inpaint import storage
 from inpaint.cluster.task import MAX_NODES
-from inpaint.config.sweep import SweepConfig, load_sweep, trial_id
+from inpaint.config.sweep import SweepConfig, load_sweep
 from inpaint.errors import InpaintError, TrainingError
 from inpaint.sweep.capacity import DRIVER_CPUS, check_capacity
 from inpaint.sweep.proposing import propose
@@ -35,7 +35,7 @@ from inpaint.sweep.trials import (
     foreseen,
     known_trials,
     planned,
-    propose_trials,
+    propose_points,
     read_records,
     remaining,
     run_of,
@@ -171,12 +171,7 @@ def _search(sweep: SweepConfig, *, root: str, concurrent: int) -> None:
         if len(records) < len(known_trials(sweep, root=root)):
             return  # it was interrupted; started again, it goes on from here
         proposed = propose(sweep, list(records.values()), min(concurrent, sweep.trials - number))
-        trials = [
-            Trial(trial_id(sweep, number + offset, seed), f"tpe {number + offset + 1}", values, {}, seed)
-            for offset, values in enumerate(proposed)
-            for seed in sweep.seeds
-        ]
-        propose_trials(sweep, trials, root=root)
+        trials = propose_points(sweep, proposed, first=number, root=root)
         _fit(sweep, trials, root=root, concurrent=concurrent)
 
 

@@ -1,7 +1,7 @@
 """The trials of a sweep and their records in the store.
 
     <root>/sweeps/<sweep>/sweep.yaml            the definition it was started with
-    <root>/sweeps/<sweep>/proposed/<id>.json    a trial that a learning search asked for; written before it starts
+    <root>/sweeps/<sweep>/proposed/<id>.json    a point that a learning search asked for; written before it starts
     <root>/sweeps/<sweep>/trials/<id>.json      what became of a trial; written when it is over
     <root>/sweeps/<sweep>/runs/<sweep>-<id>/    the trial's run, like any other
 
@@ -12,8 +12,8 @@ trial is lost or made twice, whoever is killed when. One that is recorded as fai
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 import yaml
@@ -188,17 +188,43 @@ def read_records(name: str, *, root: str, seen: dict[str, str] | None = None) ->
     return dict(sorted(found.items()))
 
 
-def propose_trials(sweep: SweepConfig, trials: list[Trial], *, root: str) -> None:
-    """Write down trials that a search asked for, so that a sweep started again makes these and no others."""
-    for trial in trials:
+def propose_points(
+    sweep: SweepConfig, points: Sequence[Mapping[str, Any]], *, first: int, root: str
+) -> list[Trial]:
+    """Write down points that a search asked for, so that a sweep started again makes these and no others.
+
+    Each is one object: whenever the sweep is killed, a point is known with every seed, or not at all.
+
+    Args:
+        sweep: checked definition.
+        points: values of the varied paths.
+        first: number of the first of them, from 0.
+        root: of the storage layout.
+
+    Returns:
+        Their trials.
+    """
+    trials = []
+    for number, values in enumerate(points, start=first):
+        seed = sweep.seeds[0]
+        trial = Trial(trial_id(sweep, number, seed), f"tpe {number + 1}", dict(values), {}, seed)
         place = storage.join(sweep_url(sweep.name, root=root), "proposed", f"{trial.id}.json")
         storage.write_bytes(place, json.dumps(asdict(trial), indent=1).encode())
+        trials += _with_every_seed(sweep, trial)
+    return trials
 
 
 def known_trials(sweep: SweepConfig, *, root: str) -> list[Trial]:
-    """The planned trials, and those that the search has proposed so far."""
+    """The planned trials, and those of the points that the search has proposed so far."""
     infos = storage.list_objects(storage.join(sweep_url(sweep.name, root=root), "proposed"))
-    return planned(sweep) + [Trial(**json.loads(storage.read_bytes(info.url))) for info in infos]
+    proposed = [Trial(**json.loads(storage.read_bytes(info.url))) for info in infos]
+    trials = {trial.id: trial for one in proposed for trial in _with_every_seed(sweep, one)}
+    return planned(sweep) + list(trials.values())
+
+
+def _with_every_seed(sweep: SweepConfig, trial: Trial) -> list[Trial]:
+    number = int(trial.id.partition("-")[0])
+    return [replace(trial, id=trial_id(sweep, number, seed), seed=seed) for seed in sweep.seeds]
 
 
 def foreseen(sweep: SweepConfig, *, root: str) -> list[Trial]:

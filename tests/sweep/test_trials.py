@@ -12,8 +12,9 @@ from inpaint.sweep.trials import (
     Trial,
     begin,
     foreseen,
+    known_trials,
     planned,
-    propose_trials,
+    propose_points,
     read_records,
     recorded,
     remaining,
@@ -96,9 +97,31 @@ def test_a_search_is_checked_by_a_drawn_trial_until_it_has_proposed_one(tmp_path
     (stand_in,) = foreseen(sweep, root=str(tmp_path))
     assert stand_in.values == sweep.draw(0)
 
-    first = Trial("000", "tpe 1", sweep.draw(7))
-    propose_trials(sweep, [first], root=str(tmp_path))
-    assert foreseen(sweep, root=str(tmp_path)) == [first]
+    propose_points(sweep, [sweep.draw(7)], first=0, root=str(tmp_path))
+    assert foreseen(sweep, root=str(tmp_path)) == [Trial("000", "tpe 1", sweep.draw(7))]
+
+
+def test_a_search_that_is_killed_while_it_writes_its_proposals_knows_a_point_with_every_seed_or_not(
+    tmp_path, monkeypatch
+):
+    """Else the next start would propose other values for a trial that has a run already."""
+    seeds = ["points=[]", "search={kind: tpe}", "seeds=[0, 1]", "trials=4"]
+    sweep = load_sweep("isnet-loss-weights", budget="tiny", assignments=seeds)
+    points, left, write = [sweep.draw(number) for number in range(3)], [1, 1], storage.write_bytes
+
+    def die_at_the_third(*arguments, **options):
+        left.pop()  # of an empty list, this is the kill
+        write(*arguments, **options)
+
+    with monkeypatch.context() as killed:
+        killed.setattr(storage, "write_bytes", die_at_the_third)
+        with pytest.raises(IndexError):
+            propose_points(sweep, points, first=0, root=str(tmp_path))
+
+    known = [(trial.id, trial.seed, trial.values) for trial in known_trials(sweep, root=str(tmp_path))]
+    assert known == [
+        ("000-s0", 0, points[0]), ("000-s1", 1, points[0]), ("001-s0", 0, points[1]), ("001-s1", 1, points[1]),
+    ]  # fmt: skip
 
 
 def test_half_a_gpu_for_an_hour_is_half_a_gpu_hour(sweep):
