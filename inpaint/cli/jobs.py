@@ -193,7 +193,7 @@ def _list(namespace: str | None, context: str | None, address: str | None, *, on
     if address is not None:
         _print_ray_jobs(_ray(address), as_json=as_json)
         return
-    from inpaint.cluster.client import connect
+    from inpaint.cluster.client import connect, insist
     from inpaint.cluster.following import StoreReader, summary
 
     cluster, store = connect(context=context, namespace=namespace), StoreReader()
@@ -212,7 +212,8 @@ def _list(namespace: str | None, context: str | None, address: str | None, *, on
     try:
         with Live(console=console, auto_refresh=False) as live:
             for listed in cluster.watch_jobs(every_seconds=REFRESH_SECONDS):
-                live.update(_table([summary(cluster, job, store) for job in listed]), refresh=True)
+                rows = insist(lambda jobs=listed: [summary(cluster, job, store) for job in jobs])
+                live.update(_table(rows), refresh=True)
     except KeyboardInterrupt:
         return
 
@@ -241,6 +242,7 @@ def _lines(
 
 
 def _stop_on_kubernetes(cluster: Any, run: str, *, now: bool, delete: bool, wait: float) -> str:
+    from inpaint.cluster.client import insist
     from inpaint.cluster.following import ask_to_stop, can_be_asked_to_stop, resolve, wait_until_ended
     from inpaint.cluster.status import is_finished
 
@@ -258,7 +260,7 @@ def _stop_on_kubernetes(cluster: Any, run: str, *, now: bool, delete: bool, wait
     print(f"{name}: asked {how} to write a checkpoint and end; waiting up to {wait:.0f} s", file=sys.stderr)
     ended = wait_until_ended(cluster, name, seconds=wait)
     if delete or not ended:
-        cluster.delete_job(name, uid=uid)
+        insist(lambda: cluster.delete_job(name, uid=uid))
     if not ended:
         return f"did not end within {wait:.0f} s and was ended hard; whatever it had saved is whole"
     return "stopped, after a checkpoint"

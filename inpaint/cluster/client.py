@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from inpaint.cluster.manifest import KIND_LABEL
-from inpaint.cluster.refusals import AlreadyExists, BadRequest, NotFound, explain
+from inpaint.cluster.refusals import AlreadyExists, BadRequest, NotFound, Unavailable, explain
 from inpaint.cluster.runtime import RUNTIME_KEY, Runtime, parse_runtime
 from inpaint.cluster.task import TASK_NAME
 from inpaint.errors import ClusterError
@@ -20,7 +20,8 @@ Answer = TypeVar("Answer")
 GROUP, VERSION, JOBS, CLUSTERS = "ray.io", "v1", "rayjobs", "rayclusters"
 MANAGER = "inpaint"
 RUNTIME_SELECTOR = "inpaint/runtime=true"
-TRIES = 4  # of a call that a server answers with 5xx or 429
+PAUSES_SECONDS = (0.2, 0.4, 0.8)  # before a request is made again that got no answer, or 5xx or 429
+PATIENCE_SECONDS = 60.0  # with a server that is away, where something is under way already
 SILENCE_SECONDS = 300.0  # of a log that is followed, after which the connection is made anew
 POD_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
@@ -286,8 +287,8 @@ class Cluster:
         A dropped connection is taken up again, and a version too old for the server (410) starts from a fresh list.
         """
         client, watch = _sdk().client, _sdk().watch
+        jobs, version = self.list_jobs()
         while True:
-            jobs, version = self.list_jobs()
             known = {job["metadata"]["name"]: job for job in jobs}
             yield list(known.values())
             while version:
@@ -301,17 +302,19 @@ class Cluster:
                         version = _apply_event(known, event) or version
                         yield list(known.values())
                 except client.ApiException as error:
-                    if error.status != 410:
-                        raise explain(error, "watch RayJobs", self._host) from None
-                    break  # too old: list again
+                    refusal = explain(error, "watch RayJobs", self._host)
+                    if error.status != 410 and not isinstance(refusal, Unavailable):
+                        raise refusal from None
+                    break  # too old, or away: list again
                 except Exception as error:
                     if not _is_network(error):
                         raise
-                    time.sleep(min(1.0, every_seconds))
                     break
                 finally:
                     stream.stop()
                 yield list(known.values())
+            time.sleep(min(1.0, every_seconds))
+            jobs, version = insist(self.list_jobs)
 
     def _jobs(self, *name: str) -> tuple[str, ...]:
         return (GROUP, VERSION, self.namespace, JOBS, *name)
@@ -326,24 +329,47 @@ class Cluster:
         )  # fmt: skip
 
     def _call(self, request: Callable[[], Answer], what: str) -> Answer:
-        """The answer to a request; a busy or broken server is asked again, with growing pauses."""
-        client = _sdk().client
-        for attempt in range(TRIES):
+        """The answer to a request; it is made again where a cut connection, or a busy or broken server, left none.
+
+        Whatever comes here bears being made twice: a second creation is `AlreadyExists`, a second deletion `NotFound`.
+
+        Raises:
+            Unavailable: still no answer after some pauses, or after the time limit of one request.
+            ClusterError: refused.
+        """
+        client, until, pauses = _sdk().client, time.monotonic() + self._timeout, iter(PAUSES_SECONDS)
+        while True:
             try:
                 return request()
             except client.ApiException as error:
-                if attempt + 1 < TRIES and (error.status == 429 or (error.status or 0) >= 500):
-                    time.sleep(0.2 * 2**attempt)
-                    continue
-                raise explain(error, what, self._host) from None
+                failure = explain(error, what, self._host)
             except Exception as error:
                 if not _is_network(error):
                     raise
-                raise ClusterError(
+                failure = Unavailable(
                     f"cannot {what}: no answer from {self._host} ({type(error).__name__}); check the kubeconfig's "
                     "context and the network"
-                ) from None
-        raise AssertionError("unreachable")
+                )
+            pause = next(pauses, None)
+            if not isinstance(failure, Unavailable) or pause is None or time.monotonic() > until:
+                raise failure
+            time.sleep(pause)
+
+
+def insist(action: Callable[[], Answer]) -> Answer:
+    """What an action gives, for which a server that is away is waited for a minute.
+
+    Raises:
+        Unavailable: it is still away.
+    """
+    until = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        try:
+            return action()
+        except Unavailable:
+            if time.monotonic() > until:
+                raise
+            time.sleep(1.0)
 
 
 def connect(*, context: str | None = None, namespace: str | None = None) -> Cluster:

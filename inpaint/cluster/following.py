@@ -14,9 +14,10 @@ from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from inpaint import storage
-from inpaint.cluster.client import Cluster
+from inpaint.cluster.client import Cluster, insist
 from inpaint.cluster.manifest import KIND_LABEL, RUN_LABEL, STOP_ASKED, URL
 from inpaint.cluster.pods import DRIVER_LOG, stop_map
+from inpaint.cluster.refusals import Unavailable
 from inpaint.cluster.status import Progress, Seen, Summary, is_finished, node_type, summarize
 from inpaint.cluster.stuck import event_time
 from inpaint.cluster.task import SUFFIXES, VERDICT_FILE
@@ -223,8 +224,8 @@ def follow_logs(
     """
     name, source, last, given, waits = job["metadata"]["name"], ("", ""), "", False, False
     while True:
-        sources = log_sources(cluster.list_pods(_selector(job)))
-        current = cluster.find_job(name)
+        sources = insist(lambda: log_sources(cluster.list_pods(_selector(job))))
+        current = insist(lambda: cluster.find_job(name))
         if current is not None and _has_no_submitter_yet(current, sources):
             if not waits:
                 tell(f"{name} has not started yet; `inpaint jobs show {name}` says what it waits for")
@@ -234,11 +235,15 @@ def follow_logs(
                 tell(f"{name}: the log goes on in {sources[0][0]}")
                 last = ""
             source = sources[0]
-            for line in cluster.follow_log(*source, since_seconds=_seconds_since(last)):
-                stamp, _, text = line.partition(" ")
-                if stamp > last:
-                    last, given = stamp, True
-                    yield text
+            try:
+                for line in cluster.follow_log(*source, since_seconds=_seconds_since(last)):
+                    stamp, _, text = line.partition(" ")
+                    if stamp > last:
+                        last, given = stamp, True
+                        yield text
+            except Unavailable:
+                if current is None or is_finished(current):
+                    raise
         if current is None or is_finished(current):
             if not given:
                 yield from read_logs(cluster, job)
@@ -280,7 +285,7 @@ def ask_to_stop(cluster: Cluster, job: Object) -> str:
     why = _write_mark(url) if storage.is_remote(url) else f"its store {url} is a volume of the cluster"
     if not why:
         return "through its store"
-    cluster.put_stop_mark(stop_map(name), owner=job)
+    insist(lambda: cluster.put_stop_mark(stop_map(name), owner=job))
     return f"through a ConfigMap, which takes about a minute ({why})"
 
 
@@ -302,12 +307,13 @@ def _write_mark(url: str) -> str:
 
 
 def wait_until_ended(cluster: Cluster, name: str, *, seconds: float, pause_seconds: float = 2.0) -> bool:
-    """Whether a run has ended, or gone, within the time."""
+    """Whether a run has ended, or gone, within the time, as far as a network that comes and goes lets us see."""
     until = time.monotonic() + seconds
     while True:
-        job = cluster.find_job(name)
-        if job is None or is_finished(job):
-            return True
+        with suppress(Unavailable):
+            job = cluster.find_job(name)
+            if job is None or is_finished(job):
+                return True
         if time.monotonic() >= until:
             return False
         time.sleep(pause_seconds)

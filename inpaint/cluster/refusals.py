@@ -20,6 +20,10 @@ class BadRequest(ClusterError):
     """The request makes no sense to the server at present (an unknown field, a container without a log)."""
 
 
+class Unavailable(ClusterError):
+    """No answer now, from a network or server that is down, or too busy; the same request may succeed later."""
+
+
 def explain(error: Any, what: str, host: str) -> ClusterError:
     """The server's refusal as one sentence with its fields and the next step."""
     try:
@@ -43,4 +47,5 @@ def explain(error: Any, what: str, host: str) -> ClusterError:
         return ClusterError(f"cannot {what}: the server refuses {fields or message}")
     if error.status == 400:
         return BadRequest(f"cannot {what}: {message}")
-    return ClusterError(f"cannot {what}: {host} answered {error.status}: {message}")
+    kind = Unavailable if error.status == 429 or (error.status or 0) >= 500 else ClusterError
+    return kind(f"cannot {what}: {host} answered {error.status}: {message}")

@@ -39,6 +39,7 @@ class ApiServer:
         self.requests = []  # "METHOD path?query", in order
         self.bodies = []  # everything ever written, as text
         self.faults = []
+        self.lost = []  # patterns of requests whose answers are lost
         self.history = []  # (version, event)
         self.kinds = {"v1": ["Pod", "ConfigMap", "Secret", "ServiceAccount"], "ray.io/v1": ["RayJob", "RayCluster"]}
         self.version = 100
@@ -79,6 +80,10 @@ class ApiServer:
     def drop(self, pattern, times=1):
         """Cut the connection of the next requests that match, without an answer."""
         self.faults += [(pattern, None)] * times
+
+    def lose(self, pattern, times=1):
+        """Do what the next requests that match ask, and cut the connection instead of an answer."""
+        self.lost += [pattern] * times
 
     def put(self, kind, item):
         """Create or replace an object, as an operator would."""
@@ -323,6 +328,12 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(code, status | {"details": details})
 
     def _answer(self, code, body):
+        lost = next((pattern for pattern in self.api.lost if re.search(pattern, f"{self.command} {self.path}")), None)
+        if lost:
+            self.api.lost.remove(lost)
+            self.close_connection = True
+            self.connection.shutdown(socket.SHUT_RDWR)
+            return
         data = json.dumps(body).encode()
         self.send_response(code)
         self.send_header("Content-Type", "application/json")

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from inpaint import storage
 from inpaint.cli import app
-from inpaint.cluster import selftest
+from inpaint.cluster import client, selftest
 from inpaint.config import load_run
 from inpaint.config.sweep import load_sweep, trial_run
 from inpaint.errors import InpaintError
@@ -394,6 +394,21 @@ def test_a_run_that_does_not_stop_is_ended_hard(installed, store):
     assert "did not end within 0 s and was ended hard" in run("stop", "paris", "--wait", "0")
     assert ("rayjobs", "paris") not in installed.objects
     assert "no run paris" in run("stop", "paris", fails=True)
+
+
+def test_a_run_that_was_asked_to_stop_is_ended_although_the_network_goes_away_meanwhile(installed, store, monkeypatch):
+    monkeypatch.setattr(client, "PAUSES_SECONDS", (0.0, 0.0, 0.0))
+    run("submit", "train", "tiny", "--name", "paris")
+    installed.set_status("paris", jobDeploymentStatus="Running", jobStatus="RUNNING")
+    write = storage.write_bytes
+
+    def write_the_mark(url, data):
+        write(url, data)
+        installed.drop(r"(GET|DELETE) .*rayjobs/paris", times=6)  # one call alone gives up after four
+
+    monkeypatch.setattr(storage, "write_bytes", write_the_mark)
+    assert "did not end within 0 s and was ended hard" in run("stop", "paris", "--wait", "0")
+    assert ("rayjobs", "paris") not in installed.objects
 
 
 @pytest.mark.parametrize(

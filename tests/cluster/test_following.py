@@ -8,8 +8,10 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from inpaint import storage
+from inpaint.cluster import client
 from inpaint.cluster.following import StoreReader, ask_to_stop, follow_logs, parse_progress, read_logs, resolve, summary
 from inpaint.cluster.pods import DRIVER_LOG
+from inpaint.cluster.refusals import Unavailable
 from inpaint.cluster.submission import submit
 from inpaint.cluster.task import STOP_FILE
 from inpaint.config import list_presets, load_run
@@ -37,6 +39,46 @@ def test_a_watch_outlives_a_dropped_connection_and_an_expired_version(api, clust
     assert next(jobs for jobs in seen if jobs[0]["status"]["jobDeploymentStatus"] == "Complete")
     api.remove("rayjobs", "paris")
     assert next(jobs for jobs in seen if jobs == []) == []
+
+
+AWAY = 6  # connections that are cut; one call alone gives up after four
+
+
+@pytest.fixture
+def _short_pauses(monkeypatch):
+    monkeypatch.setattr(client, "PAUSES_SECONDS", (0.0, 0.0, 0.0))
+
+
+@pytest.mark.usefixtures("_short_pauses")
+def test_a_watch_outlives_a_server_that_is_away(api, cluster, job):
+    seen = cluster.watch_jobs(every_seconds=0.1)
+    next(seen)
+    api.drop("WATCH")
+    api.drop(r"GET .*rayjobs\?", times=AWAY)
+    api.set_status("paris", jobDeploymentStatus="Running")
+    assert next(jobs for jobs in seen if jobs[0].get("status"))[0]["status"]["jobDeploymentStatus"] == "Running"
+    assert next(jobs for jobs in seen if not api.faults)
+
+
+def test_a_server_that_is_never_there_is_not_waited_for(api, cluster):
+    api.drop(r"GET .*rayjobs\?", times=AWAY)
+    with pytest.raises(Unavailable, match=f"cannot list RayJobs: no answer from {api.url}"):
+        next(cluster.watch_jobs(every_seconds=0.1))
+
+
+@pytest.mark.usefixtures("_short_pauses")
+def test_following_outlives_a_server_that_is_away(api, cluster, job):
+    api.put("pods", pod("paris-1", "submitter"))
+    api.logs["paris-1", "ray-job-submitter"] = lines("one")
+    api.set_status("paris", jobDeploymentStatus="Running", jobStatus="RUNNING")
+    follow = follow_logs(cluster, job, pause_seconds=0.01)
+    assert next(follow) == "one"
+    api.logs["paris-1", "ray-job-submitter"] += lines("two", start=1)
+    api.drop(r"GET .*pods\?", times=AWAY)
+    api.drop(r"GET .*/log\?", times=AWAY)
+    api.drop(r"GET .*rayjobs/paris", times=AWAY)
+    assert next(follow) == "two"
+    assert api.faults == []
 
 
 def test_a_watch_that_is_forbidden_ends_with_a_sentence(api, cluster, job):

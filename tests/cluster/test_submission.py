@@ -215,6 +215,24 @@ def test_a_creation_whose_answer_was_lost_is_not_made_twice(cluster, api, make_m
     assert submit(cluster, make_manifests()).result == "running"
 
 
+@pytest.mark.parametrize("fault", ["drop", "lose"])
+def test_a_cut_connection_is_made_anew_and_what_was_asked_for_is_done_once(cluster, api, make_manifests, fault):
+    cut = getattr(api, fault)
+    cut(r"POST .*rayjobs\?(?!.*dryRun)")
+    cut(r"POST .*configmaps\?(?!.*dryRun)")
+    assert submit(cluster, make_manifests()).name == "paris"
+    job = api.objects["rayjobs", "paris"]
+    assert api.objects["configmaps", "paris-run"]["metadata"]["ownerReferences"][0]["uid"] == job["metadata"]["uid"]
+    for method in ("GET", "PATCH", "DELETE"):
+        cut(rf"{method} .*rayjobs/paris", times=2)
+    assert cluster.find_job("paris")["metadata"]["uid"] == job["metadata"]["uid"]
+    cluster.annotate_job("paris", {"a": "b"})
+    assert api.objects["rayjobs", "paris"]["metadata"]["annotations"]["a"] == "b"
+    cluster.delete_job("paris")
+    assert ("rayjobs", "paris") not in api.objects
+    assert api.faults == api.lost == []
+
+
 def test_an_unreachable_server_is_named(monkeypatch, tmp_path, closed_port, api):
     path = api.write_kubeconfig(tmp_path / "config")
     path.write_text(path.read_text().replace(api.url, f"http://127.0.0.1:{closed_port}"))
