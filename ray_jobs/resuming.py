@@ -12,6 +12,8 @@ import torch.distributed as dist
 
 from inpaint import checkpoints, storage
 from inpaint.checkpoints import CheckpointInfo
+from inpaint.checkpoints.layout import find
+from inpaint.checkpoints.loading import read_networks
 from inpaint.config import RunConfig
 from inpaint.errors import CheckpointError, ConfigError
 from inpaint.methods import Method
@@ -88,8 +90,8 @@ def resume(run: RunConfig, trainer: Trainer, session: Session) -> tuple[Position
     return None
 
 
-def warm_start(run: RunConfig, method: Method) -> dict[str, str]:
-    """Load the networks of each stage that has a `from` from that run's newest checkpoint.
+def warm_start(run: RunConfig, method: Method, session: Session) -> dict[str, str]:
+    """Load the networks of each stage that has a `from` from that run's newest checkpoint, the same on all ranks.
 
     Returns:
         Network → URL of the checkpoint it came from.
@@ -98,36 +100,37 @@ def warm_start(run: RunConfig, method: Method) -> dict[str, str]:
         ConfigError: an earlier stage of this run trains the same network, so its work would begin from elsewhere.
         CheckpointError: no checkpoint there, or a network that does not fit.
     """
+    sources = _of_rank_0(_sources(run) if session.rank == 0 else {}, session)
     loaded: dict[str, str] = {}
     trained: dict[str, str] = {}
     for stage in method.stages():
-        setting = run.stages[stage.name]
-        if setting.start_from is not None:
+        start = run.stages[stage.name].start_from
+        if start is not None:
             for network in stage.trained():
                 if network in trained:
                     raise ConfigError(
                         f"stages.{stage.name}.from: {network} is trained by stage {trained[network]} before; "
                         f"put `from` there, or set stages.{trained[network]}.steps to 0"
                     )
-            brought = (*stage.trained(), *stage.given)
-            loaded |= _load_networks(checkpoints.run_url(setting.start_from, root=run.root), method, brought)
+            _load_networks(sources[start], method, stage.trained())
+            loaded |= dict.fromkeys(stage.trained(), sources[start].url)
         if stage.steps:
             trained |= dict.fromkeys(stage.trained(), stage.name)
     return loaded
 
 
-def _load_networks(place: str, method: Method, networks: tuple[str, ...]) -> dict[str, str]:
-    state = checkpoints.load_state(place)
-    source = checkpoints.layout.find(place).url
-    for network in networks:
-        if network not in state["networks"]:
-            known = ", ".join(sorted(state["networks"]))
-            raise CheckpointError(f"{source} has no network {network} (it has {known}); start from another run")
+def _sources(run: RunConfig) -> dict[str, CheckpointInfo]:
+    """The newest checkpoint of each run that a stage starts from; it may be training, and have another one soon."""
+    starts = {stage.start_from for stage in run.stages.values() if stage.start_from is not None}
+    return {start: find(checkpoints.run_url(start, root=run.root)) for start in starts}
+
+
+def _load_networks(source: CheckpointInfo, method: Method, networks: tuple[str, ...]) -> None:
+    for network, weights in read_networks(source, networks).items():
         try:
-            method.networks()[network].load_state_dict(state["networks"][network])
+            method.networks()[network].load_state_dict(weights)
         except RuntimeError as error:
-            raise CheckpointError(f"{source}: {network} does not fit this run's settings ({error})") from error
-    return dict.fromkeys(networks, source)
+            raise CheckpointError(f"{source.url}: {network} does not fit this run's settings ({error})") from error
 
 
 def _restored(info: CheckpointInfo, trainer: Trainer) -> Position | None:

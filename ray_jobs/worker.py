@@ -96,7 +96,7 @@ class _Worker:
         self.method = method
         self.evaluate = evaluator(run, session.device)
         restored = resume(run, self.trainer, session)
-        sources = warm_start(run, method) if restored is None else {}
+        sources = warm_start(run, method, session) if restored is None else {}
         self.position, passed_over = restored or (Position(), frozenset())
         self.scores: dict[str, float] = {}
         if self.chief:

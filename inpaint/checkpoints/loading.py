@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,7 +17,7 @@ from torch import Tensor
 from inpaint import storage
 from inpaint.checkpoints.checking import check
 from inpaint.checkpoints.layout import CheckpointInfo, find
-from inpaint.checkpoints.pulling import wanted
+from inpaint.checkpoints.pulling import SMALL, wanted
 from inpaint.config import RunConfig
 from inpaint.config.base import load_yaml, validate
 from inpaint.errors import CheckpointError
@@ -71,10 +71,23 @@ def load_networks(place: str) -> dict[str, dict[str, Tensor]]:
         CheckpointError: no checkpoint there, or one that is damaged.
     """
     info = find(place)
-    names = wanted(info, everything=False)
-    with _here(info, names) as here:
+    return read_networks(info, info.inference_networks)
+
+
+def read_networks(info: CheckpointInfo, networks: Iterable[str]) -> dict[str, dict[str, Tensor]]:
+    """The weights of some networks of a checkpoint, after the settings beside them have proved unaltered.
+
+    Raises:
+        CheckpointError: it has no such network, or a file that is damaged.
+    """
+    files = {network: f"networks/{network}.safetensors" for network in networks}
+    for network, name in files.items():
+        if name not in info.files:
+            known = ", ".join(sorted(_network_name(name) for name in info.files if name.startswith("networks/")))
+            raise CheckpointError(f"{info.url} has no network {network} (it has {known}); take another run")
+    with _here(info, [*(name for name in SMALL if name in info.files), *files.values()]) as here:
         check(info, here)
-        return {name: _read_network(here[f"networks/{name}.safetensors"]) for name in info.inference_networks}
+        return {network: _read_network(here[name]) for network, name in files.items()}
 
 
 def load_method(place: str | Path, device: torch.device | str = "cpu") -> Method:

@@ -15,7 +15,7 @@ from inpaint.errors import CheckpointError, ConfigError, DataError, TrainingErro
 from inpaint.methods import build_method
 from inpaint.training import NotFiniteError, Trainer
 from ray_jobs import stopping
-from ray_jobs.resuming import resume
+from ray_jobs.resuming import resume, warm_start
 from ray_jobs.session import PlainSession
 from ray_jobs.toy import toy_run
 from ray_jobs.verdict import MENDABLE
@@ -353,6 +353,32 @@ def test_a_stage_starts_from_another_runs_weights_and_says_so(root):
     assert all(torch.equal(seen[name], tensor) for name, tensor in expected.items())
     (start,) = json.loads(storage.read_bytes(storage.join(run.url, "provenance.json")))["starts"]
     assert start["warm_start"]["generator"] == checkpoints.latest(source.url).url
+
+
+def test_ranks_start_from_the_one_checkpoint_that_rank_0_found_although_the_source_trains_on(root, monkeypatch):
+    source = toy_run(root, "source", "checkpoints.keep_last=3")
+    train(source, PlainSession())
+    older, newest = checkpoints.list_checkpoints(source.url)[-2:]
+    run = toy_run(root, "target", "stages.gan.from=source")
+    monkeypatch.setattr(dist, "broadcast_object_list", lambda box, **_: box.__setitem__(0, {"source": older}))
+
+    method = build_method(run)
+    loaded = warm_start(run, method, PlainSession(rank=1, world_size=2))
+
+    expected = checkpoints.load_state(older.url)["networks"]["generator"]
+    found = method.networks()["generator"].state_dict()
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+    assert loaded["generator"] == older.url != newest.url
+
+
+def test_a_start_from_another_runs_weights_reads_no_optimizer_state(root):
+    source = toy_run(root, "source", "stages.gan.steps=4")
+    train(source, PlainSession())
+    rest = storage.local_path(storage.join(checkpoints.latest(source.url).url, "trainer.pt"))
+    rest.write_bytes(b"x" * rest.stat().st_size)  # nobody looks at it
+    run = toy_run(root, "target", "stages.gan.from=source")
+
+    assert warm_start(run, build_method(run), PlainSession())["generator"] == checkpoints.latest(source.url).url
 
 
 def test_a_stage_that_starts_from_a_run_of_another_width_is_refused(root):
