@@ -46,6 +46,10 @@ class Update:
         """Terms that can have a weight other than 0 at some time; only these are computed."""
         return frozenset(term for term, weight in self.weights.items() if callable(weight) or weight != 0)
 
+    def judges(self) -> bool:
+        """Whether it trains discriminators: its loss then has a real and a filled half."""
+        return {"real", "filled"} <= set(self.weights)
+
 
 @dataclass(frozen=True)
 class Stage:

@@ -51,8 +51,10 @@ def look(trainer: Trainer, batch: Batch) -> dict[str, float]:
         with autocast(trainer.config, trainer.device), _recomputing(trainer, stage):
             made = stage.forward(batch)
             for update in stage.updates:
-                values |= _scores(trainer.method, update, batch, made) if _judges(update) else {}
-                values |= {} if _judges(update) else _shares(trainer.method, stage, update, batch, made, progress)
+                if update.judges():
+                    values |= _scores(trainer.method, update, batch, made)
+                else:
+                    values |= _shares(trainer.method, stage, update, batch, made, progress)
         trainer.method.eval()
         with torch.no_grad(), autocast(trainer.config, trainer.device):
             predicted = trainer.method.inpaint(batch.image, batch.mask).float()
@@ -109,11 +111,6 @@ def _recomputing(trainer: Trainer, stage: Stage) -> AbstractContextManager[None]
     """Blocks keep only their inputs for backward where they do so in steps."""
     networks = stage.trained() if trainer.config.activation_checkpointing else ()
     return recomputed(block for name in networks for block in blocks_of(getattr(trainer.method, name)))
-
-
-def _judges(update: Update) -> bool:
-    """Whether an update trains a discriminator: its loss has a real and a filled half."""
-    return {"real", "filled"} <= set(update.weights)
 
 
 def _scores(method: Method, update: Update, batch: Batch, made: Any) -> dict[str, float]:

@@ -68,8 +68,10 @@ def logged_names(stages: Iterable[Stage], *, clipped: bool) -> set[str]:
             values = {*active, "loss", "learning_rate", *(f"{term}_weight" for term in ramped)}
             values |= {"gradient_norm"} if clipped else set()
             names |= {f"{update.name}/{value}" for value in values}
-            names |= {f"health/share/{update.name}/{term}" for term in active}
-            names |= {f"health/score/{network}/{side}" for network in update.trains for side in ("real", "filled")}
+            if update.judges():
+                names |= {f"health/score/{network}/{side}" for network in update.trains for side in ("real", "filled")}
+            else:
+                names |= {f"health/share/{update.name}/{term}" for term in active}
     return names
 
 

@@ -108,8 +108,7 @@ def test_the_bench_measures_a_step_of_every_method(name):
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")  # torch's own
-def test_the_compiled_step_is_the_plain_one_to_rounding():
+def test_the_compiled_step_is_the_plain_one_to_rounding(caplog):
     tiny = load_run("isnet-places2", assignments=[*SMALL, "method.initialisation=orthogonal"])
     smooth = without_kinks(tiny)
     features, data = load_features(smooth), batch_of(smooth, 2, "cpu")
@@ -117,6 +116,7 @@ def test_the_compiled_step_is_the_plain_one_to_rounding():
     assert apart["generator_gradients"] < 1e-5
     assert apart["losses"] < 1e-4
     assert max(apart["generator_moves"], apart["discriminator_moves"]) < 1e-3
+    assert "runs as written" not in caplog.text
 
 
 def test_the_fill_bench_counts_the_passes(run):

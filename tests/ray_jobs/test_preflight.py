@@ -49,9 +49,9 @@ def test_a_sound_run_is_described_and_nothing_is_written(root):
         (["health.stop_when={generator/l2: {above: 1}}"], ConfigError, r"no generator/l2; did you mean generator/l1"),
         (["health.stop_when={generator/gradient_norm: {above: 1}}"], ConfigError, r"no generator/gradient_norm"),
         (
-            ["health={every: 5, stop_when: {health/score/generator/real/x: {above: 1}}}"],
+            ["health={every: 5, stop_when: {health/score/generator/real: {above: 1}}}"],
             ConfigError,
-            r"no health/score/generator/real/x; did you mean health/score/generator/real\?",
+            r"no health/score/generator/real; did you mean",
         ),
         (["checkpoints.metric=health/seam_error", "health.every=5"], ConfigError, r"worst by health/seam_error"),
         (["checkpoints.metric=mae", "evaluation.protocol=mmagic"], ConfigError, r"the worst by mae; set it to min"),

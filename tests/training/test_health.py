@@ -1,5 +1,7 @@
 """A look at the health of a GAN: hand-worked errors, true scores, and a trainer left as it was."""
 
+import itertools
+
 import pytest
 import torch
 
@@ -8,6 +10,7 @@ from inpaint.imaging import Batch
 from inpaint.methods import build_method
 from inpaint.training import Trainer
 from inpaint.training.health import checkerboard, errors, look, seam_error
+from inpaint.training.plan import logged_names
 from inpaint.training.recomputing import blocks_of
 from ray_jobs.toy import toy_run
 
@@ -86,6 +89,16 @@ def test_shares_of_the_generators_gradient_follow_the_weights(run):
 
     assert even["health/share/generator/l1"] + even["health/share/generator/adversarial"] == pytest.approx(1)
     assert steep["health/share/generator/l1"] > 0.99 > even["health/share/generator/l1"]
+
+
+@pytest.mark.parametrize("clipped", [False, True])
+def test_names_of_what_is_logged_are_known_before_the_first_step(run, clipped):
+    run = toy_run("unused", "named", "data.image_size=32", f"training.clip_gradient_norm={9 if clipped else 'null'}")
+    trainer = trained(run, 1)
+    (step,) = itertools.islice(trainer.steps(batches()), 1)
+    logged = set(step.scalars()) | {name for name in look(trainer, next(batches())) if name.count("/") > 1}
+
+    assert logged_names(trainer.plan, clipped=clipped) == logged
 
 
 def test_gradient_norms_are_there_for_every_network_that_learns(run):

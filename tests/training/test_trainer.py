@@ -142,11 +142,24 @@ def test_bfloat16_stays_near_float32_and_keeps_float32_weights():
 
 
 @pytest.mark.slow
-def test_a_compiled_step_agrees_with_the_plain_one():
-    plain, changed = build(), build()
-    train(plain)
-    train(changed, TrainingConfig(compile=True))
+@pytest.mark.parametrize("settings", [{}, {"accumulate": 2}, {"ema": 0.9}, {"clip_gradient_norm": 0.1}])
+def test_a_compiled_step_agrees_with_the_plain_one_and_is_compiled_once(settings, caplog):
+    """Six steps of other holes, weights that ramp and two stages: nothing of a step may be frozen into its graph."""
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    plain, changed = build(ramp=True), build(ramp=True)
+    _, steps = train(plain, TrainingConfig(**settings))
+    trainer = Trainer(changed, TrainingConfig(compile=True, **settings), seed=5)
+    graphs, others = [], []
+    for step in trainer.steps(batches(6)):
+        others.append(step.scalars())
+        graphs.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+
     assert_close(weights(plain), weights(changed), 1e-5)
+    for (_, one), other in zip(steps, others, strict=True):
+        assert other == pytest.approx(one, rel=1e-4, abs=1e-6)
+    assert graphs[0] == graphs[1] == graphs[2] < graphs[3] == graphs[4] == graphs[5]  # three steps of each stage
+    assert "runs as written" not in caplog.text
 
 
 def test_what_cannot_be_compiled_runs_as_written(monkeypatch, caplog):
@@ -172,11 +185,11 @@ def test_a_missing_compiler_costs_a_warning_and_changes_nothing(monkeypatch, cap
     from torch._inductor import config as inductor
 
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))  # where nothing was compiled before
-    monkeypatch.setattr(inductor.cpp, "cxx", (str(tmp_path / "no-compiler"),))
     torch.compiler.reset()
     plain, changed = build({"first": 2, "gan": 0}), build({"first": 2, "gan": 0})
     train(plain, count=2)
-    train(changed, TrainingConfig(compile=True), count=2)
+    with inductor.patch({"cpp.cxx": (str(tmp_path / "no-compiler"),)}):
+        train(changed, TrainingConfig(compile=True), count=2)
     torch.compiler.reset()
 
     assert_close(weights(plain), weights(changed), 0)
