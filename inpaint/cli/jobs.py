@@ -7,6 +7,7 @@ import re
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -193,8 +194,9 @@ def _list(namespace: str | None, context: str | None, address: str | None, *, on
     if address is not None:
         _print_ray_jobs(_ray(address), as_json=as_json)
         return
-    from inpaint.cluster.client import connect, insist
+    from inpaint.cluster.client import connect
     from inpaint.cluster.following import StoreReader, summary
+    from inpaint.cluster.refusals import insist
 
     cluster, store = connect(context=context, namespace=namespace), StoreReader()
     console = Console()
@@ -242,8 +244,8 @@ def _lines(
 
 
 def _stop_on_kubernetes(cluster: Any, run: str, *, now: bool, delete: bool, wait: float) -> str:
-    from inpaint.cluster.client import insist
     from inpaint.cluster.following import ask_to_stop, can_be_asked_to_stop, resolve, wait_until_ended
+    from inpaint.cluster.refusals import insist
     from inpaint.cluster.status import is_finished
 
     job = resolve(cluster, run)
@@ -269,6 +271,7 @@ def _stop_on_kubernetes(cluster: Any, run: str, *, now: bool, delete: bool, wait
 def _stop_on_ray(ray: RayCluster, run: str, *, now: bool, wait: float) -> str:
     from inpaint import storage
     from inpaint.cluster.ray_client import ENDED
+    from inpaint.cluster.refusals import Unavailable, insist
     from inpaint.errors import StorageError
 
     job = ray.newest(run)
@@ -283,10 +286,11 @@ def _stop_on_ray(ray: RayCluster, run: str, *, now: bool, wait: float) -> str:
         else:
             until = time.monotonic() + wait
             while time.monotonic() < until:
-                if ray.status(name) in ENDED:
-                    return "stopped, after a checkpoint"
+                with suppress(Unavailable):
+                    if ray.status(name) in ENDED:
+                        return "stopped, after a checkpoint"
                 time.sleep(1.0)
-    ray.stop(name)
+    insist(lambda: ray.stop(name))
     return "ended by Ray"
 
 

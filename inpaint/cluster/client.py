@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from inpaint.cluster.manifest import KIND_LABEL
-from inpaint.cluster.refusals import AlreadyExists, BadRequest, NotFound, Unavailable, explain
+from inpaint.cluster.refusals import AlreadyExists, BadRequest, NotFound, Unavailable, explain, insist
 from inpaint.cluster.runtime import RUNTIME_KEY, Runtime, parse_runtime
 from inpaint.cluster.task import TASK_NAME
 from inpaint.errors import ClusterError
@@ -21,7 +21,6 @@ GROUP, VERSION, JOBS, CLUSTERS = "ray.io", "v1", "rayjobs", "rayclusters"
 MANAGER = "inpaint"
 RUNTIME_SELECTOR = "inpaint/runtime=true"
 PAUSES_SECONDS = (0.2, 0.4, 0.8)  # before a request is made again that got no answer, or 5xx or 429
-PATIENCE_SECONDS = 60.0  # with a server that is away, where something is under way already
 SILENCE_SECONDS = 300.0  # of a log that is followed, after which the connection is made anew
 POD_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
@@ -354,22 +353,6 @@ class Cluster:
             if not isinstance(failure, Unavailable) or pause is None or time.monotonic() > until:
                 raise failure
             time.sleep(pause)
-
-
-def insist(action: Callable[[], Answer]) -> Answer:
-    """What an action gives, for which a server that is away is waited for a minute.
-
-    Raises:
-        Unavailable: it is still away.
-    """
-    until = time.monotonic() + PATIENCE_SECONDS
-    while True:
-        try:
-            return action()
-        except Unavailable:
-            if time.monotonic() > until:
-                raise
-            time.sleep(1.0)
 
 
 def connect(*, context: str | None = None, namespace: str | None = None) -> Cluster:

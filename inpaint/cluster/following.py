@@ -14,10 +14,10 @@ from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from inpaint import storage
-from inpaint.cluster.client import Cluster, insist
+from inpaint.cluster.client import Cluster
 from inpaint.cluster.manifest import KIND_LABEL, RUN_LABEL, STOP_ASKED, URL
 from inpaint.cluster.pods import DRIVER_LOG, stop_map
-from inpaint.cluster.refusals import Unavailable
+from inpaint.cluster.refusals import Unavailable, insist
 from inpaint.cluster.status import Progress, Seen, Summary, is_finished, node_type, summarize
 from inpaint.cluster.stuck import event_time
 from inpaint.cluster.task import SUFFIXES, VERDICT_FILE

@@ -6,6 +6,7 @@ The run file travels as a working directory of one file, named by its content, a
 from __future__ import annotations
 
 import hashlib
+import http.client
 import io
 import json
 import os
@@ -19,6 +20,7 @@ from typing import Any
 
 import yaml
 
+from inpaint.cluster.refusals import Unavailable, insist
 from inpaint.cluster.submission import Outcome, growth
 from inpaint.cluster.task import FILE_NAME, Task
 from inpaint.errors import ClusterError
@@ -26,7 +28,7 @@ from inpaint.errors import ClusterError
 Object = dict[str, Any]
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 STOPPED = ("stopped at step", "stopped with")  # what a run and a sweep print that `inpaint stop` ended
-TRIES = 3
+PAUSES_SECONDS = (0.3, 0.6, 1.2)  # before a request is made again that got no answer
 
 
 class RayCluster:
@@ -108,8 +110,8 @@ class RayCluster:
         """Lines of a job's log as they come, until it has ended."""
         given = 0
         while True:
-            ended = self.status(submission_id) in ENDED
-            text = self.log(submission_id)
+            ended = insist(lambda: self.status(submission_id)) in ENDED
+            text = insist(lambda: self.log(submission_id))
             whole = len(text) if ended else text.rfind("\n") + 1
             yield from text[given:whole].splitlines()
             given = max(given, whole)
@@ -147,21 +149,22 @@ class RayCluster:
     def _request(self, method: str, path: str, data: bytes | None, content: str) -> bytes:
         headers = {"Content-Type": content} | ({"Authorization": f"Bearer {self._token}"} if self._token else {})
         request = urllib.request.Request(self.address + path, data=data, headers=headers, method=method)
-        for attempt in range(TRIES):
+        until, pauses = time.monotonic() + self._timeout, iter(PAUSES_SECONDS)
+        while True:  # whatever comes here bears being made twice: a job that is there already is said to be so
             try:
                 with urllib.request.urlopen(request, timeout=self._timeout) as answer:
                     return bytes(answer.read())
             except urllib.error.HTTPError as error:
                 with error:
                     text = error.read().decode(errors="replace").strip()
-                if error.code in (502, 503, 504) and attempt + 1 < TRIES:
-                    time.sleep(0.3 * 2**attempt)
-                    continue
-                raise _refusal(error.code, text, self.address, token=bool(self._token)) from None
-            except OSError as error:
+                failure = _refusal(error.code, text, self.address, token=bool(self._token))
+            except (OSError, http.client.HTTPException) as error:
                 reason = getattr(error, "reason", error)
-                raise ClusterError(f"no Ray cluster answers at {self.address} ({reason}); is it forwarded?") from None
-        raise AssertionError("unreachable")
+                failure = Unavailable(f"no Ray cluster answers at {self.address} ({reason}); is it forwarded?")
+            pause = next(pauses, None)
+            if not isinstance(failure, Unavailable) or pause is None or time.monotonic() > until:
+                raise failure
+            time.sleep(pause)
 
 
 def find_token(environment: Mapping[str, str] | None = None) -> str | None:
@@ -185,4 +188,5 @@ def _refusal(code: int, text: str, address: str, *, token: bool) -> ClusterError
     if code == 404:
         return ClusterError(f"{address} has no such job, or is no Ray dashboard (404)")
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return ClusterError(f"{address} answered {code}: {lines[-1][:300] if lines else 'nothing'}")
+    kind = Unavailable if code in (502, 503, 504) else ClusterError  # 500 is how Ray refuses
+    return kind(f"{address} answered {code}: {lines[-1][:300] if lines else 'nothing'}")

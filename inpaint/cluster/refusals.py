@@ -1,11 +1,16 @@
-"""A Kubernetes API server's refusals as one sentence with the fields and the next step."""
+"""A Kubernetes API server's refusals as one sentence with the fields and the next step, and patience with one away."""
 
 from __future__ import annotations
 
 import json
-from typing import Any
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from inpaint.errors import ClusterError
+
+Answer = TypeVar("Answer")
+PATIENCE_SECONDS = 60.0  # with a server that is away, where something is under way already
 
 
 class AlreadyExists(ClusterError):
@@ -22,6 +27,22 @@ class BadRequest(ClusterError):
 
 class Unavailable(ClusterError):
     """No answer now, from a network or server that is down, or too busy; the same request may succeed later."""
+
+
+def insist(action: Callable[[], Answer]) -> Answer:
+    """What an action gives, for which a server that is away is waited for a minute.
+
+    Raises:
+        Unavailable: it is still away.
+    """
+    until = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        try:
+            return action()
+        except Unavailable:
+            if time.monotonic() > until:
+                raise
+            time.sleep(1.0)
 
 
 def explain(error: Any, what: str, host: str) -> ClusterError:

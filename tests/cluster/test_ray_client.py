@@ -1,9 +1,11 @@
 """A standing Ray cluster by its REST API: against a small server here, and slowly against a real Ray with a token."""
 
+import contextlib
 import io
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import threading
@@ -13,7 +15,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import yaml
+from typer.testing import CliRunner
 
+from inpaint import storage
+from inpaint.cli import app
 from inpaint.cluster.ray_client import RayCluster, find_token
 from inpaint.cluster.task import Task, sweep_task, train_task
 from inpaint.config.sweep import SweepConfig
@@ -40,11 +45,19 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, *args):
         pass
 
+    def handle_one_request(self):
+        with contextlib.suppress(ConnectionError):
+            super().handle_one_request()
+
     def answer(self):
         ray, path = self.ray, self.path.rstrip("/")
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         if ray.faults:
-            return ray.faults.pop(0)
+            fault = ray.faults.pop(0)
+            if fault is None:  # the connection is cut
+                self.connection.shutdown(socket.SHUT_RDWR)
+                raise ConnectionAbortedError
+            return fault
         if ray.token and self.headers.get("Authorization") != f"Bearer {ray.token}":
             return 401, b"Unauthorized: Missing authentication token"
         name = (re.match(r"/api/jobs/([^/]+)", path) or [None, ""])[1]
@@ -175,6 +188,30 @@ def test_a_server_error_is_one_line_and_a_passing_one_is_tried_again(ray, client
     ray.faults = [(500, b"Traceback (most recent call last):\n  File x\nRuntimeError: no room\n")]
     with pytest.raises(ClusterError, match=r"answered 500: RuntimeError: no room$"):
         client.jobs()
+
+
+def test_a_run_is_followed_and_stopped_although_the_network_goes_away_meanwhile(
+    ray, client, make_run, monkeypatch, tmp_path
+):
+    monkeypatch.setattr("inpaint.cluster.ray_client.PAUSES_SECONDS", (0.0, 0.0, 0.0))
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "s3same")
+    client.submit(train_task(make_run(root=str(tmp_path))))
+    ray.jobs["paris"]["status"], ray.logs["paris"] = "RUNNING", "one\ntwo\n"
+    lines = client.follow("paris", every_seconds=0.01)
+    ray.faults = [None] * 6  # one call alone gives up after four
+    assert next(lines) == "one"
+
+    write = storage.write_bytes
+
+    def write_the_mark(url, data):
+        write(url, data)
+        ray.faults = [None] * 6
+
+    monkeypatch.setattr(storage, "write_bytes", write_the_mark)
+    result = CliRunner().invoke(app, ["stop", "paris", "--address", ray.url, "--wait", "0.1"])
+    assert "paris: ended by Ray" in result.output, result.exception
+    assert ray.jobs["paris"]["status"] == "STOPPED"
+    assert ray.faults == []
 
 
 def test_nobody_at_home(closed_port):
