@@ -13,7 +13,6 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.parametrizations import spectral_norm
 
 from inpaint.config.methods import EdgeTextureConfig
 from inpaint.imaging import Batch, composite
@@ -24,7 +23,7 @@ from inpaint.nn.features import LAYERS, FeatureNetwork, paired_features
 from inpaint.nn.neighbourhood_attention import NeighbourhoodAttention
 from inpaint.nn.patch_discriminator import PatchDiscriminator
 from inpaint.nn.reflection import reflection_pad
-from inpaint.nn.spectral import conv
+from inpaint.nn.spectral import conv, spectral_norm
 
 STD = 0.02  # of initial weights, EdgeConnect
 ADVERSARIAL = {"non_saturating": adversarial.bce_generator, "minimax": adversarial.minimax_generator}
@@ -329,8 +328,8 @@ class EdgeTexture(Method):
 
 
 def _up(inputs: int, outputs: int, *, spectral: bool) -> nn.Module:
-    """A transposed convolution that doubles the sides; spectral norm flattens along the output channels."""
+    """A transposed convolution that doubles the sides."""
     layer = nn.ConvTranspose2d(inputs, outputs, 4, stride=2, padding=1)
     nn.init.normal_(layer.weight, 0.0, STD)
     nn.init.zeros_(layer.bias)
-    return spectral_norm(layer, dim=1, eps=1e-12) if spectral else layer
+    return spectral_norm(layer, eps=1e-12) if spectral else layer

@@ -8,7 +8,7 @@ autocast the convolution gets weights that are narrow already.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +17,8 @@ from torch.autograd.function import once_differentiable
 from torch.nn.utils import parametrize
 
 from inpaint.nn.precision import without_autocast
+
+Convolution = TypeVar("Convolution", nn.Conv2d, nn.ConvTranspose2d)
 
 
 class SpectralNorm(nn.Module):
@@ -27,6 +29,7 @@ class SpectralNorm(nn.Module):
     Args:
         weight: [out, in, height, width].
         eps: smallest length by which a vector is divided.
+        transposed: the weight is a transposed convolution's, [in, out, height, width].
 
     Source: Miyato et al., "Spectral normalization for generative adversarial networks", Algorithm 1.
     """
@@ -34,10 +37,10 @@ class SpectralNorm(nn.Module):
     _u: Tensor
     _v: Tensor
 
-    def __init__(self, weight: Tensor, *, eps: float = 1e-12) -> None:
+    def __init__(self, weight: Tensor, *, eps: float = 1e-12, transposed: bool = False) -> None:
         super().__init__()
-        self.eps = eps
-        rows = weight.detach().flatten(1)
+        self.eps, self.transposed = eps, transposed
+        rows = (weight.transpose(0, 1) if transposed else weight).detach().flatten(1)
         u, v = (rows.new_empty(length).normal_() for length in rows.shape)
         self.register_buffer("_u", F.normalize(u, dim=0, eps=eps))
         self.register_buffer("_v", F.normalize(v, dim=0, eps=eps))
@@ -46,6 +49,11 @@ class SpectralNorm(nn.Module):
             self._u.copy_(F.normalize(rows @ self._v, dim=0, eps=eps))
 
     def forward(self, weight: Tensor) -> Tensor:
+        if self.transposed:
+            return self._over_sigma(weight.transpose(0, 1).contiguous()).transpose(0, 1)
+        return self._over_sigma(weight)
+
+    def _over_sigma(self, weight: Tensor) -> Tensor:
         device = weight.device.type
         narrow = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
         dtype = torch.get_autocast_dtype(device) if narrow else weight.dtype
@@ -154,9 +162,10 @@ def _differentiated(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Any, ...]:
 _as_operator.register_autograd(_differentiated, setup_context=_keep)
 
 
-def spectral_norm(layer: nn.Conv2d, *, eps: float = 1e-12) -> nn.Conv2d:
-    """The layer with its weight under spectral normalisation."""
-    parametrize.register_parametrization(layer, "weight", SpectralNorm(layer.weight, eps=eps))
+def spectral_norm(layer: Convolution, *, eps: float = 1e-12) -> Convolution:
+    """The layer, a convolution or a transposed one, with its weight under spectral normalisation."""
+    norm = SpectralNorm(layer.weight, eps=eps, transposed=isinstance(layer, nn.ConvTranspose2d))
+    parametrize.register_parametrization(layer, "weight", norm)
     return layer
 
 

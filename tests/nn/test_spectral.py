@@ -10,11 +10,13 @@ from torch import nn
 
 from inpaint.nn.spectral import _as_operator, spectral_norm
 
+LAYERS = [nn.Conv2d, nn.ConvTranspose2d]  # torch flattens the latter along its output channels too
 
-def pair(layout=torch.contiguous_format):
+
+def pair(kind=nn.Conv2d, layout=torch.contiguous_format):
     """The same convolution under our norm and under torch's hooks, with the same vectors."""
     torch.manual_seed(0)
-    plain = nn.Conv2d(5, 7, 3)
+    plain = kind(5, 7, 3)
     ours, theirs = spectral_norm(copy.deepcopy(plain)), nn.utils.spectral_norm(copy.deepcopy(plain))
     with torch.no_grad():
         theirs.weight_u.copy_(ours.parametrizations.weight[0]._u)
@@ -22,9 +24,10 @@ def pair(layout=torch.contiguous_format):
     return ours.to(memory_format=layout), theirs
 
 
+@pytest.mark.parametrize("kind", LAYERS)
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_values_gradients_and_vectors_are_torchs(layout):
-    ours, theirs = pair(layout)
+def test_values_gradients_and_vectors_are_torchs(kind, layout):
+    ours, theirs = pair(kind, layout)
     image = torch.rand(2, 5, 9, 9)
     for _ in range(3):
         one, two = ours(image), theirs(image)
@@ -38,9 +41,12 @@ def test_values_gradients_and_vectors_are_torchs(layout):
     torch.testing.assert_close(ours.eval()(image), theirs.eval()(image), rtol=1e-5, atol=1e-6)
 
 
-def test_states_have_the_names_of_torchs_parametrisation():
-    theirs = nn.utils.parametrizations.spectral_norm(nn.Conv2d(2, 3, 3))
-    assert list(spectral_norm(nn.Conv2d(2, 3, 3)).state_dict()) == list(theirs.state_dict())
+@pytest.mark.parametrize("kind", LAYERS)
+def test_states_have_the_names_and_shapes_of_torchs_parametrisation(kind):
+    theirs = nn.utils.parametrizations.spectral_norm(kind(2, 3, 3))
+    ours = spectral_norm(kind(2, 3, 3))
+    one, other = ({name: value.shape for name, value in layer.state_dict().items()} for layer in (ours, theirs))
+    assert one == other
 
 
 def test_the_gradient_agrees_with_differences_in_float64():
@@ -66,8 +72,9 @@ def test_one_power_iteration_per_training_forward_and_none_in_inference():
     torch.testing.assert_close(norm._u, u)
 
 
-def test_autocast_gives_a_narrow_weight_from_a_norm_in_float32():
-    layer = spectral_norm(nn.Conv2d(16, 16, 3))
+@pytest.mark.parametrize("kind", LAYERS)
+def test_autocast_gives_a_narrow_weight_from_a_norm_in_float32(kind):
+    layer = spectral_norm(kind(16, 16, 3))
     exact = layer.eval().weight
     with torch.autocast("cpu", dtype=torch.bfloat16):
         narrow = layer.weight
@@ -81,7 +88,7 @@ def test_autocast_gives_a_narrow_weight_from_a_norm_in_float32():
 @pytest.mark.parametrize("iterate", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_operator_for_a_compiler_gives_the_norm_its_gradient_and_its_vectors(layout, iterate, dtype):
-    layer = pair(layout)[0].train(iterate)
+    layer = pair(layout=layout)[0].train(iterate)
     norm, weight = layer.parametrizations.weight[0], layer.parametrizations.weight.original
     inputs = (weight, norm._u.clone(), norm._v.clone(), norm.eps, iterate, dtype)
     checks = ("test_schema", "test_autograd_registration", "test_faketensor")
