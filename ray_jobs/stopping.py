@@ -64,7 +64,7 @@ class Stops:
         self._ask_at = None
 
     def _steps_until_next(self, step: int) -> int:
-        """How many steps take about a second, as rank 0 sees it; 0 on the others, whose word does not count."""
+        """How many steps take about a second, as rank 0 sees it; 0 on the others, which are not asked."""
         if self._session.rank != 0:
             return 0
         per_step = (time.monotonic() - self._asked) / max(1, step - self._asked_step)

@@ -81,7 +81,7 @@ class DataConfig(Strict):
 
 
 class TrainingConfig(Strict):
-    """How a step is computed. None of these changes the mathematics beyond rounding, except `ema` and clipping."""
+    """How a step is computed. Only `global_batch`, `ema` and clipping change the result beyond rounding."""
 
     global_batch: Positive = 8  # samples per optimiser step, over all workers
     accumulate: Positive = 1  # parts in which a worker's share of the batch is computed
@@ -103,6 +103,13 @@ class TrainingConfig(Strict):
     def _settings_act(self) -> TrainingConfig:
         if self.not_finite == "stop" and self.max_rollbacks != type(self).model_fields["max_rollbacks"].default:
             raise ValueError("max_rollbacks is set, but only not_finite: rollback goes back; drop one of them")
+        if self.compile and self.activation_checkpointing:
+            raise ValueError("compile and activation_checkpointing exclude each other; choose one")
+        if self.cuda_graphs and self.activation_checkpointing:
+            raise ValueError(
+                "cuda_graphs and activation_checkpointing exclude each other: what is recomputed asks the device for "
+                "its random state; choose one"
+            )
         return self
 
 
@@ -189,7 +196,7 @@ class ResourcesConfig(Strict):
     num_workers: Positive = 1
     gpus_per_worker: float = Field(0, ge=0)  # below 1, workers share a GPU
     cpus_per_worker: float = Field(1, gt=0)
-    max_failures: int = Field(3, ge=-1)  # restarts of the workers before the run must have got further; -1 = no limit
+    max_failures: int = Field(3, ge=-1)  # restarts of the workers without a new checkpoint between; -1 = no limit
 
     @field_validator("gpus_per_worker")
     @classmethod
@@ -294,8 +301,6 @@ class RunConfig(Strict):
             raise ValueError(f"holes.kind {self.holes.kind} cannot train {self.method.name}; it fills centre holes")
 
     def _check_graphs(self) -> None:
-        if self.training.compile and self.training.activation_checkpointing:
-            raise ValueError("training.compile and training.activation_checkpointing exclude each other; choose one")
         counting = [name for name, one in self.method.optimizers().items() if one.kind == "ranger21"]
         if self.training.cuda_graphs and counting:
             raise ValueError(

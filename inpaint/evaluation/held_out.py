@@ -22,7 +22,7 @@ from inpaint.evaluation.protocols import Protocol, find_protocols
 from inpaint.evaluation.results import ALL, tabulate
 from inpaint.evaluation.scoring import Part
 from inpaint.imaging import to_float
-from inpaint.methods.base import Method
+from inpaint.methods.base import Method, modes_kept
 
 
 class TrainingEvaluator:
@@ -57,13 +57,10 @@ class TrainingEvaluator:
         mode it came in.
         """
         groups = self.plan.parts()[rank::world_size]
-        was_training = method.training
-        method.eval()
         own: list[dict[str, list[float]]] = []
-        try:
+        with modes_kept(method):
+            method.eval()
             parts = list(self._score(method, groups, own))
-        finally:
-            method.train(was_training)
         return _means(self.plan, _of_all_ranks(parts, world_size)) | _own_means(_of_all_ranks(own, world_size))
 
     def _score(self, method: Method, groups: list[tuple[str, ...]], own: list[dict[str, list[float]]]) -> list[Part]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from inpaint.methods.base import Method
+from inpaint.methods.base import Method, modes_kept
 
 
 def prepare(
@@ -74,14 +74,9 @@ def fold(network: nn.Module) -> None:
 @contextmanager
 def inference_mode(method: nn.Module) -> Iterator[None]:
     """The method in inference mode and without gradients, inside; its modules' modes are put back."""
-    modes = [(module, module.training) for module in method.modules()]
-    method.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, training in modes:
-            module.training = training
+    with modes_kept(method), torch.no_grad():
+        method.eval()
+        yield
 
 
 def _halve(method: Method) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -158,3 +159,14 @@ class Method(nn.Module, ABC):
             One value per image, each [B]; NaN where an image has none.
         """
         return {}
+
+
+@contextmanager
+def modes_kept(method: nn.Module) -> Iterator[None]:
+    """Every module of the method is in the mode, training or inference, after that it was in before."""
+    modes = [(module, module.training) for module in method.modules()]
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training

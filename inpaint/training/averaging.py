@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -56,10 +56,6 @@ class Averages:
     def averaged_state(self, name: str, network: nn.Module) -> dict[str, Tensor]:
         """The network's state_dict with averages in place of its parameters; the live tensors, not copies."""
         return {key: self.values.get(name, {}).get(key, value) for key, value in network.state_dict().items()}
-
-    def parameters(self) -> Iterable[Tensor]:
-        """Every averaged tensor."""
-        return (value for values in self.values.values() for value in values.values())
 
     def _swap(self, networks: Mapping[str, nn.Module]) -> None:
         for name, values in self.values.items():

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from inpaint.imaging import Batch, composite
-from inpaint.methods.base import Method, Stage, Update, weight_at
+from inpaint.methods.base import Method, Stage, Update, modes_kept, weight_at
 from inpaint.training.accumulation import BufferSnapshot
 from inpaint.training.plan import select_gradients, select_modes
 from inpaint.training.precision import autocast, policy
@@ -165,14 +165,12 @@ def _unchanged(method: Method) -> Iterator[None]:
     """Buffers, modes and gradient flags of the method are the same after as before."""
     networks = method.networks()
     buffers = BufferSnapshot(networks)
-    modes = [(module, module.training) for module in method.modules()]
     flags = [(parameter, parameter.requires_grad) for parameter in method.parameters()]
     try:
-        yield
+        with modes_kept(method):
+            yield
     finally:
         buffers.restore(networks)
-        for module, training in modes:
-            module.training = training
         for parameter, flag in flags:
             parameter.requires_grad_(flag)
 

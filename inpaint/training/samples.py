@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from inpaint.imaging import Batch, composite, to_pixels
-from inpaint.methods.base import Method
+from inpaint.methods.base import Method, modes_kept
 
 
 @torch.no_grad()
@@ -24,15 +24,10 @@ def sample_grid(method: Method, batch: Batch, *, limit: int) -> Any:
         uint8 array, [rows * H, columns * W, 3].
     """
     image, mask = batch.image[:limit].float(), batch.mask[:limit].float()
-    modes = [(module, module.training) for module in method.modules()]
-    method.eval()
-    try:
-        with torch.random.fork_rng(devices=[image.device] if image.is_cuda else []):
-            completed = composite(image, method.inpaint(image, mask).float(), mask)
-            others = list(method.previews(image, mask).values())
-    finally:
-        for module, training in modes:
-            module.training = training
+    with modes_kept(method), torch.random.fork_rng(devices=[image.device] if image.is_cuda else []):
+        method.eval()
+        completed = composite(image, method.inpaint(image, mask).float(), mask)
+        others = list(method.previews(image, mask).values())
     columns = [image, image * (1 - mask) + mask, completed, *(_fitted(other.float(), image) for other in others)]
     rows = torch.cat(columns, dim=3)  # [rows, 3, H, columns * W]
     return to_pixels(torch.cat(list(rows), dim=1)).permute(1, 2, 0).contiguous().cpu().numpy()

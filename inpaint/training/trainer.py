@@ -294,8 +294,6 @@ class Trainer:
             raise ConfigError(
                 f"training.cuda_graphs: true works with one worker, not {self.world_size}; set it to false"
             )
-        if config.compile and config.activation_checkpointing:
-            raise ConfigError("training.compile and training.activation_checkpointing exclude each other; choose one")
         if config.activation_checkpointing:
             for stage in self.plan:
                 if not any(blocks_of(getattr(self.method, name)) for name in stage.trained()):

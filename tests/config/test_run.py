@@ -121,6 +121,7 @@ def test_feature_networks_are_those_of_stages_that_are_trained(preset, assignmen
         (["training.cuda_graphs=true", "resources.num_workers=1"], "one worker on a GPU, and .* for 1 with 0"),
         (["training.cuda_graphs=true", "resources.gpus_per_worker=1"], "asks for 2 with 1 GPUs each; set num"),
         (["training.compile=true", "training.activation_checkpointing=true"], "exclude each other; choose one"),
+        (["training.cuda_graphs=true", "training.activation_checkpointing=true"], "cuda_graphs and activation"),
         (
             ["method.gan_loss=nsgan", "method.generator_adversarial=neg_hinge"],
             "method: generator_adversarial is neg_hinge, but gan_loss is nsgan; drop one of them",

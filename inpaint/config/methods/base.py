@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from inpaint.config.run import RunConfig
 
 Weight = Annotated[float, Field(ge=0)]  # λ of a term
-SMALLEST_PATCH = 24  # pixels of the smallest square of which a 70-pixel PatchGAN scores a patch, padding included
+SMALLEST_PATCH = 24  # side in pixels of the smallest image for which a 70-pixel PatchGAN gives one logit
 
 
 class LossWeights(Strict):
