@@ -58,6 +58,24 @@ def apply_overrides(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> 
     return result
 
 
+def lay_over(model: type[BaseModel], values: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """`apply_overrides` for values of `model`, in which another `kind` takes over those settings that it has too.
+
+    `holes.kind: half` in the place of strokes leaves the strokes' settings behind, which the halves do not know.
+    """
+    result: dict[str, Any] = _copy(values)
+    for path, kind in overrides.items():
+        parents = path.split(".")[:-1]
+        group: Any = result
+        for parent in parents:
+            group = group.get(parent) if isinstance(group, dict) else None
+        if path.endswith(".kind") and isinstance(group, dict) and group.get("kind") != kind:
+            known = _walk(model, [*parents, str(kind)])[1]
+            for setting in [name for name in group if name not in known]:
+                del group[setting]
+    return apply_overrides(result, overrides)
+
+
 def load_yaml(text: str, *, place: str) -> dict[str, Any]:
     """A YAML mapping from text; `place` names the source in errors.
 

@@ -17,6 +17,7 @@ from inpaint.config.base import (
     Strict,
     apply_overrides,
     is_file_name,
+    lay_over,
     names_in,
     parse_overrides,
     read_yaml,
@@ -391,7 +392,7 @@ def load_run(
         "name": values.get("preset") or Path(source).stem,
         "root": os.environ.get("INPAINT_ROOT") or default_root or "inpaint-root",
     } | values
-    values = apply_overrides(_spell_out(values, overrides), overrides)
+    values = lay_over(RunConfig, _spell_out(values, overrides), overrides)
     return validate(RunConfig, values, place=source)
 
 

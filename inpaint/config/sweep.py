@@ -23,6 +23,7 @@ from inpaint.config.base import (
     Strict,
     apply_overrides,
     known_paths,
+    lay_over,
     parse_overrides,
     read_yaml,
     suggest,
@@ -321,7 +322,7 @@ def _laid_over(
     budget = sweep.budgets.get(sweep.budget or "", {})
     given = {**budget, **sweep.settings, **settings, **values, "tracking.group": sweep.name, **own}
     _check_paths(given, preset, place=sweep.name)
-    run = validate(RunConfig, apply_overrides(preset.to_dict(), given), place=sweep.name)
+    run = validate(RunConfig, lay_over(RunConfig, preset.to_dict(), given), place=sweep.name)
     unsaid = {path: value for path, value in _watching(run).items() if not _is_given(path, given)}
     return validate(RunConfig, apply_overrides(run.to_dict(), unsaid), place=sweep.name)
 

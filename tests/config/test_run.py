@@ -115,6 +115,19 @@ def test_feature_networks_are_those_of_stages_that_are_trained(preset, assignmen
     assert load_run(preset, assignments=assignments).feature_networks == networks
 
 
+def test_another_kind_takes_over_the_settings_that_it_has_too():
+    run = load_run("edge-texture-paris", assignments=["method.generator_optimizer.kind=adam", "holes.kind=half"])
+    ranger = load_run("edge-texture-paris").method.generator_optimizer
+    adam = run.method.generator_optimizer
+    assert (adam.kind, adam.learning_rate, adam.betas) == ("adam", ranger.learning_rate, ranger.betas)
+    assert run.holes.kind == "half"
+
+
+def test_a_kind_that_is_not_known_is_refused_by_its_own_name():
+    with pytest.raises(ConfigError, match="holes.kind 'halve' is not one of .*; did you mean half"):
+        load_run("edge-texture-paris", assignments=["holes.kind=halve"])
+
+
 @pytest.mark.parametrize(
     ("assignments", "message"),
     [
