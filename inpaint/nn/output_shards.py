@@ -8,6 +8,7 @@ import json
 import tarfile
 import weakref
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from inpaint import storage
 
 PER_SHARD = 64
+READERS = 16  # objects read at a time
 INDEX = ".json"  # beside each tar, written after it, so that a half-written shard does not count
 
 
@@ -38,9 +40,10 @@ class OutputShards:
         self._places: dict[str, tuple[str, int, list[int]]] = {}  # digest → tar, where its values begin, shape
         self._waiting: dict[str, np.ndarray] = {}
         self._salt: bytes | None = None
-        for found in storage.list_objects(self._url):
-            if found.url.endswith(INDEX):
-                self._learn(found.url)
+        self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="outputs")
+        indexes = [found.url for found in storage.list_objects(self._url) if found.url.endswith(INDEX)]
+        for _ in self._readers.map(self._learn, indexes):
+            pass
         self._finalizer = weakref.finalize(self, _write_shard, self._url, self._waiting)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> OutputShards:
@@ -58,7 +61,7 @@ class OutputShards:
         digests = [self._digest(sample) for sample in given.detach().cpu().contiguous()]
         if all(digest in self._waiting or digest in self._places for digest in digests):
             self.read += len(digests)
-            return torch.from_numpy(np.stack([self._recalled(digest) for digest in digests])).to(given.device)
+            return torch.from_numpy(np.stack(list(self._readers.map(self._recalled, digests)))).to(given.device)
         result = compute(given).float()
         self.computed += len(digests)
         for digest, output in zip(digests, result.cpu().numpy(), strict=True):
@@ -89,8 +92,10 @@ class OutputShards:
         if self._salt is None:
             self._salt = _digest_of(self._network)
         device = next(self._network.parameters()).device.type
-        arithmetic = f"{torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device)} {tuple(sample.shape)}"
-        content = hashlib.blake2b(self._salt + arithmetic.encode(), digest_size=20)
+        arithmetic = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else torch.float32
+        narrow = (torch.backends.cuda.matmul.fp32_precision, torch.backends.cudnn.conv.fp32_precision)
+        conditions = f"{arithmetic} {narrow if device == 'cuda' else ''} {tuple(sample.shape)}"
+        content = hashlib.blake2b(self._salt + conditions.encode(), digest_size=20)
         content.update(sample.float().numpy().tobytes())
         return content.hexdigest()
 

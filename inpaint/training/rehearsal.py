@@ -8,6 +8,7 @@ rehearsed; its terms are checked in its first step instead.
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,8 @@ from torch import Tensor, nn
 from inpaint.imaging import Batch
 from inpaint.methods.base import Method, Stage
 from inpaint.training.plan import PlanError, check_terms, select_gradients, select_modes, trained_parameters
+
+log = logging.getLogger(__name__)
 
 SMALLEST_SIDE = 64  # pixels; deep enough for every feature network
 
@@ -46,14 +49,14 @@ def rehearse(method: Method, stages: tuple[Stage, ...]) -> Rehearsals:
     """
     shadow = _shadow(method)
     results: dict[tuple[str, str], Rehearsal] = {}
-    try:
-        plan = {stage.name: stage for stage in shadow.stages()}
-        for stage in stages:
+    plan = {stage.name: stage for stage in shadow.stages()}
+    for stage in stages:
+        try:
             results |= _rehearse_stage(shadow, plan[stage.name])
-    except PlanError:
-        raise
-    except (RuntimeError, NotImplementedError, TypeError, ValueError):  # it looks at values
-        return results
+        except PlanError:
+            raise
+        except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:  # it looks at values
+            log.info("stage %s cannot be rehearsed without data: %s", stage.name, str(error).strip().splitlines()[0])
     return results
 
 

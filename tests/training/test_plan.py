@@ -147,3 +147,17 @@ def test_the_rehearsal_leaves_the_method_untouched():
     before = {name: value.clone() for name, value in method.state_dict().items()}
     rehearse(method, tuple(stage for stage in method.stages() if isinstance(stage, Stage)))
     assert all(torch.equal(value, before[name]) for name, value in method.state_dict().items())
+
+
+def test_a_stage_that_cannot_be_rehearsed_does_not_hide_those_behind_it(caplog):
+    method = altered(only())
+    first, gan = method.stages()
+    (update,) = first.updates
+    looking = replace(update, loss=lambda batch, made, active: {"l1": made.mean() * float(batch.mask.mean())})
+    method.stages = lambda: (replace(first, updates=(looking,)), gan)
+
+    with caplog.at_level("INFO"):
+        seen = rehearse(method, method.stages())
+
+    assert [stage for stage, _ in seen] == ["gan", "gan"]
+    assert "stage first cannot be rehearsed without data" in caplog.text
