@@ -88,6 +88,16 @@ def to_pixels(image: Tensor) -> Tensor:
     return image.clamp(0, 1).mul(255).round().to(torch.uint8)
 
 
+def to_signed(image: Tensor) -> Tensor:
+    """[0, 1] as [-1, 1], in which some networks work; any shape."""
+    return image * 2 - 1
+
+
+def from_signed(image: Tensor) -> Tensor:
+    """[-1, 1] as [0, 1]; any shape."""
+    return (image + 1) / 2
+
+
 def check_mask(mask: Tensor, image: Tensor) -> None:
     """Refuse a mask that is not 0 or 1, or not of the image's size.
 

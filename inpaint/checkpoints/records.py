@@ -16,7 +16,7 @@ import yaml
 
 from inpaint import __version__, storage
 from inpaint.config import RunConfig
-from inpaint.config.base import load_yaml, validate
+from inpaint.config.base import flattened, load_yaml, validate
 from inpaint.errors import ConfigError, StorageError
 
 PACKAGES = ("torch", "torchvision", "ray", "numpy", "safetensors", "pillow", "simplejpeg", "lpips", "wandb")
@@ -54,7 +54,7 @@ def check_free(run: RunConfig) -> RunConfig | None:
 
 def differences(recorded: RunConfig, run: RunConfig) -> dict[str, tuple[Any, Any]]:
     """Dotted path → (recorded value, present value) of every setting that may not change when a run is continued."""
-    before, now = _flat(recorded.to_dict()), _flat(run.to_dict())
+    before, now = flattened(recorded.to_dict()), flattened(run.to_dict())
     paths = [path for path in (before | now) if not any(path == free or path.startswith(free + ".") for free in FREE)]
     return {path: (before.get(path), now.get(path)) for path in paths if before.get(path) != now.get(path)}
 
@@ -124,13 +124,3 @@ def _version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from inpaint.checkpoints.records import FREE
 from inpaint.cluster.places import Place, request_places, run_places
+from inpaint.config.base import flattened
 from inpaint.config.evaluation import EvaluationFile, EvaluationRequest
 from inpaint.config.run import RUN_NAME, ResourcesConfig, RunConfig
 from inpaint.config.sweep import SweepConfig, foreseen_runs, trial_run
@@ -107,19 +108,11 @@ class Task:
 def settled(kind: Kind, file: Mapping[str, Any]) -> dict[str, Any]:
     """Dotted path → value of the settings of a run file that decide what comes out: those that the folder of its run,
     or of its sweep, holds it to."""
-    flat, free_to_change = dict(_flat(file)), GROWING if kind == "sweep" else FREE
+    flat, free_to_change = flattened(file), GROWING if kind == "sweep" else FREE
     return {
         path: value for path, value in flat.items()
         if not any(path == free or path.startswith(f"{free}.") for free in free_to_change)
     }  # fmt: skip
-
-
-def _flat(group: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in group.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def train_task(run: RunConfig) -> Task:

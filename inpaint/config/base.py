@@ -7,14 +7,15 @@ import re
 from collections.abc import Iterable, Mapping
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from inpaint.errors import ConfigError
 
 Model = TypeVar("Model", bound=BaseModel)
+Positive = Annotated[int, Field(gt=0)]
 
 
 class Strict(BaseModel):
@@ -137,6 +138,17 @@ def validate(model: type[Model], values: Mapping[str, Any], *, place: str) -> Mo
     except ValidationError as error:
         lines = [_explain(model, detail, place) for detail in error.errors()]
         raise ConfigError("\n".join(lines)) from None
+
+
+def flattened(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested values by their dotted paths."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= flattened(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
 
 
 def known_paths(model: BaseModel, prefix: str = "") -> list[str]:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field, model_validator
 
-from inpaint.config.base import Strict
+from inpaint.config.base import Positive, Strict
 from inpaint.config.run import ResourcesConfig
-
-Positive = Annotated[int, Field(gt=0)]
 
 
 class FinishedImages(Strict):

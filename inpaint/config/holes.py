@@ -6,10 +6,9 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from inpaint.config.base import Strict
+from inpaint.config.base import Positive, Strict
 
 Share = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[int, Field(gt=0)]
 
 
 def _ascending(ratio: tuple[float, float]) -> tuple[float, float]:

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from inpaint.config.base import (
+    Positive,
     Strict,
     apply_overrides,
     is_file_name,
@@ -24,7 +25,7 @@ from inpaint.config.base import (
     suggest,
     validate,
 )
-from inpaint.config.holes import HolesConfig, Positive, Share
+from inpaint.config.holes import HolesConfig, Share
 from inpaint.config.methods import AnyMethod
 from inpaint.errors import ConfigError
 

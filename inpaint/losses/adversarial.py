@@ -73,6 +73,11 @@ DISCRIMINATOR: dict[str, Callable[[Tensor, Tensor], Terms]] = {
     "nsgan": bce_discriminator,
     "lsgan": least_squares_discriminator,
 }
+HALVES = {"real": 1.0, "filled": 1.0}  # weights of a discriminator's two terms
+CROSS_ENTROPY_GENERATOR: dict[str, Callable[[Tensor], Tensor]] = {
+    "non_saturating": bce_generator,
+    "minimax": minimax_generator,
+}
 GENERATOR: dict[str, Callable[[Tensor], Tensor]] = {
     "hinge": hinge_generator,
     "nsgan": bce_generator,

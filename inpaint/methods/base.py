@@ -16,6 +16,7 @@ from inpaint.errors import ShapeError
 from inpaint.imaging import Batch
 
 Terms = dict[str, Tensor]
+Loss = Callable[[Batch, Any, frozenset[str]], Terms]
 Weight = float | Callable[[float], float]
 
 
@@ -39,7 +40,7 @@ class Update:
 
     name: str
     trains: tuple[str, ...]
-    loss: Callable[[Batch, Any, frozenset[str]], Terms]
+    loss: Loss
     weights: Mapping[str, Weight]
     optimizer: OptimizerConfig
 

@@ -1,7 +1,7 @@
 """Context encoder: one code vector for the whole image, two discriminators, and losses that join one after another.
 
 Source: the paper on an improved context encoder with a multi-scale discriminator ("CE paper"). Its networks work in
-[-1, 1] and never see a mask; `_zero_centred` and `_unit` are where that range meets the product's [0, 1]. The hole is
+[-1, 1] and never see a mask; `to_signed` and `from_signed` are where that range meets the product's [0, 1]. The hole is
 always the centred square of half the image's side: the decoder draws that square and nothing else.
 """
 
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from inpaint.config.methods import ContextEncoderConfig
 from inpaint.errors import ShapeError
-from inpaint.imaging import Batch, composite
+from inpaint.imaging import Batch, composite, from_signed, to_signed
 from inpaint.losses import adversarial, reconstruction
 from inpaint.methods.base import Method, Stage, Terms, Update, Weight
 from inpaint.nn.batch_norm import GlobalBatchNorm
@@ -25,8 +25,6 @@ from inpaint.nn.batch_norm import GlobalBatchNorm
 SLOPE = 0.2
 REDUCTION = 32  # of the sides before the bottleneck: five halvings
 STD = 0.02  # of initial weights, DCGAN
-HALVES: dict[str, Weight] = {"real": 1.0, "filled": 1.0}
-ADVERSARIAL = {"non_saturating": adversarial.bce_generator, "minimax": adversarial.minimax_generator}
 
 
 class Encoder(nn.Module):
@@ -156,7 +154,7 @@ class ContextEncoder(Method):
         weights = {"reconstruction": config.weights.reconstruction, **adversarial_weights}
         return (
             *(
-                Update(f"{term}_discriminator", (f"{term}_discriminator",), losses[term], HALVES, optimizers[term])
+                Update(name := f"{term}_discriminator", (name,), losses[term], adversarial.HALVES, optimizers[term])
                 for term, weight in adversarial_weights.items()
                 if weight != 0.0
             ),
@@ -174,7 +172,7 @@ class ContextEncoder(Method):
         """One pass of the generator, shared by all updates."""
         if batch.mask.device.type == "cpu":  # elsewhere a look waits for the device; the settings were checked
             self.check_hole(batch.mask)
-        image = _zero_centred(batch.image)
+        image = to_signed(batch.image)
         inside = _centre(image.shape[-1])
         hole = self._draw_hole(image, batch.mask)
         return Drawn(image[inside], hole, image, _paste(image, hole, batch.mask))
@@ -192,7 +190,7 @@ class ContextEncoder(Method):
         return adversarial.cross_entropy_discriminator(judge(drawn.image), judge(drawn.completed.detach()))
 
     def generator_loss(self, batch: Batch, drawn: Drawn, active: frozenset[str]) -> Terms:
-        fool = ADVERSARIAL[self.config.generator_adversarial]
+        fool = adversarial.CROSS_ENTROPY_GENERATOR[self.config.generator_adversarial]
         terms: Terms = {}
         if "reconstruction" in active:
             terms["reconstruction"] = reconstruction.squared(drawn.hole, drawn.true_hole)
@@ -209,8 +207,8 @@ class ContextEncoder(Method):
             ShapeError: any other hole, or an image of another size.
         """
         self.check_hole(mask)
-        centred = _zero_centred(image)
-        return _paste(image, _unit(self._draw_hole(centred, mask)), mask)
+        centred = to_signed(image)
+        return _paste(image, from_signed(self._draw_hole(centred, mask)), mask)
 
     def check_hole(self, mask: Tensor) -> None:
         """Raises ShapeError unless every mask is the centred square of half the side this network was built for."""
@@ -253,14 +251,6 @@ def _draw_weights(network: nn.Module) -> None:
             nn.init.normal_(layer.weight, 0.0, STD)
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
-
-
-def _zero_centred(image: Tensor) -> Tensor:
-    return image * 2 - 1
-
-
-def _unit(image: Tensor) -> Tensor:
-    return (image + 1) / 2
 
 
 def _centre(size: int) -> tuple[slice | type(Ellipsis), ...]:

@@ -15,9 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from inpaint.config.methods import EdgeTextureConfig
+from inpaint.config.optim import OptimizerConfig
 from inpaint.imaging import Batch, composite
 from inpaint.losses import adversarial, perceptual, reconstruction
-from inpaint.methods.base import Method, Stage, Terms, Update
+from inpaint.methods.base import Method, Stage, Terms, Update, Weight
 from inpaint.nn.canny import canny, grey, precision_recall
 from inpaint.nn.features import LAYERS, FeatureNetwork, paired_features
 from inpaint.nn.neighbourhood_attention import NeighbourhoodAttention
@@ -26,8 +27,6 @@ from inpaint.nn.reflection import reflection_pad
 from inpaint.nn.spectral import conv, spectral_norm
 
 STD = 0.02  # of initial weights, EdgeConnect
-ADVERSARIAL = {"non_saturating": adversarial.bce_generator, "minimax": adversarial.minimax_generator}
-REAL_AND_FILLED = {"real": 1.0, "filled": 1.0}
 
 
 class ResidualAttentionBlock(nn.Module):
@@ -162,7 +161,7 @@ class EdgeTexture(Method):
                 "discriminator",
                 ("edge_discriminator",),
                 self.edge_discriminator_loss,
-                REAL_AND_FILLED,
+                adversarial.HALVES,
                 config.discriminator_optimizer,
             ),
             Update("generator", ("edge_generator",), self.edge_loss, edge_weights, config.generator_optimizer),
@@ -173,7 +172,13 @@ class EdgeTexture(Method):
             Stage("joint", steps["joint"], self.draw_both, joint),
         )
 
-    def _texture_updates(self, weights, trains, generator_optimizer, discriminator_optimizer) -> tuple[Update, ...]:
+    def _texture_updates(
+        self,
+        weights: Mapping[str, Weight],
+        trains: tuple[str, ...],
+        generator_optimizer: OptimizerConfig,
+        discriminator_optimizer: OptimizerConfig,
+    ) -> tuple[Update, ...]:
         generator = Update("generator", trains, self.texture_loss, weights, generator_optimizer)
         if not self.config.texture_weights.adversarial:
             return (generator,)
@@ -182,7 +187,7 @@ class EdgeTexture(Method):
                 "discriminator",
                 ("texture_discriminator",),
                 self.texture_discriminator_loss,
-                REAL_AND_FILLED,
+                adversarial.HALVES,
                 discriminator_optimizer,
             ),
             generator,
@@ -239,7 +244,7 @@ class EdgeTexture(Method):
         beside = self._judged_with(batch, drawn)
         logits, features = self.edge_discriminator(torch.cat((beside, drawn.predicted_edges), dim=1))
         if "adversarial" in active:
-            terms["adversarial"] = ADVERSARIAL[self.config.generator_adversarial](logits)
+            terms["adversarial"] = adversarial.CROSS_ENTROPY_GENERATOR[self.config.generator_adversarial](logits)
         if "feature_matching" in active:
             with torch.no_grad():
                 _, true_features = self.edge_discriminator(torch.cat((beside, drawn.edges), dim=1))
@@ -266,7 +271,7 @@ class EdgeTexture(Method):
                 terms["l1"] = reconstruction.l1_by_hole(drawn.predicted, batch.image, share)
         if "adversarial" in active:
             logits, _ = self.texture_discriminator(self._conditioned(drawn.predicted, drawn.completed_edges))
-            terms["adversarial"] = ADVERSARIAL[self.config.generator_adversarial](logits)
+            terms["adversarial"] = adversarial.CROSS_ENTROPY_GENERATOR[self.config.generator_adversarial](logits)
         if active & {"perceptual", "style"}:
             terms |= self._seen(batch, drawn.predicted, active)
         return terms

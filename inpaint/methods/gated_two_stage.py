@@ -179,7 +179,7 @@ class GatedTwoStage(Method):
             name="discriminator",
             trains=("discriminator",),
             loss=self.discriminator_loss,
-            weights={"real": 1.0, "filled": 1.0},
+            weights=adversarial.HALVES,
             optimizer=self.config.discriminator_optimizer,
         )
         generator = Update(

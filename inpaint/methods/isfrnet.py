@@ -1,8 +1,8 @@
 """ISFRNet: a pSp-StyleGAN prior draws a face, IFR restores who it is, SFR restores its structure.
 
 Source: Wang and Shin, "ISFRNet: A Deep Three-stage Identity and Structure Feature Refinement Network for Facial Image
-Inpainting", 2023. The mask is 1 in the hole, as here. Its networks work in [-1, 1]; `_signed` and `_unit` are where
-that range meets the product's [0, 1].
+Inpainting", 2023. The mask is 1 in the hole, as here. Its networks work in [-1, 1]; `to_signed` and `from_signed` are
+where that range meets the product's [0, 1].
 
 The paper takes the prior as published and frozen. No inpainting weights of it were ever published, so the stage
 `prior`, off by default, trains or fine-tunes one: encoder and decoder draw the whole face from its holed image.
@@ -10,7 +10,7 @@ The paper takes the prior as published and frozen. No inpainting weights of it w
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,23 +22,22 @@ from inpaint import weights
 from inpaint.config.methods import ISFRNetConfig, PSPConfig
 from inpaint.config.optim import OptimizerConfig
 from inpaint.errors import WeightsError
-from inpaint.imaging import Batch, composite, hole_ratio
+from inpaint.imaging import Batch, composite, from_signed, hole_ratio, to_signed
 from inpaint.losses import adversarial, perceptual, reconstruction
 from inpaint.losses.variation import total_variation
-from inpaint.methods.base import Method, Stage, Terms, Update
+from inpaint.methods.base import Loss, Method, Stage, Terms, Update
 from inpaint.nn.features import LAYERS, FeatureNetwork, paired_features
 from inpaint.nn.output_shards import OutputShards
 from inpaint.nn.patch_discriminator import PatchDiscriminator
 from inpaint.nn.psp import Design, Encoder, design_of, face_pool, load_published
 from inpaint.nn.reflection import reflection_pad
+from inpaint.nn.spectral import Convolution
 from inpaint.nn.stylegan2 import StyleGAN2, decoder_widths
 
 SLOPE = 0.2
 STD = 0.02  # of initial convolution weights, assumed
 IFR_BLOCKS = 4
 PRIOR = ("psp_encoder", "psp_decoder")
-REAL_AND_FILLED = {"real": 1.0, "filled": 1.0}
-ADVERSARIAL = {"non_saturating": adversarial.bce_generator, "minimax": adversarial.minimax_generator}
 
 
 class IdentityRefiner(nn.Module):
@@ -208,7 +207,9 @@ class ISFRNet(Method):
             found.append(self._stage("sfr", self.draw_structure, self.judge_sfr, self.sfr_loss, config.optimizer))
         return tuple(found)
 
-    def _stage(self, name: str, draw, judge, loss, optimizer: OptimizerConfig) -> Stage:
+    def _stage(
+        self, name: str, draw: Callable[[Batch], Refined], judge: Loss, loss: Loss, optimizer: OptimizerConfig
+    ) -> Stage:
         """Discriminator first, then generator; without an adversarial weight there is no discriminator to train."""
         lambdas = getattr(self.config, f"{name}_weights").model_dump()
         trains, given = (name,), ()
@@ -216,24 +217,24 @@ class ISFRNet(Method):
             trains, given = (("psp_encoder",), ("psp_decoder",)) if self.config.psp.train == "encoder" else (PRIOR, ())
         updates = [Update("generator", trains, loss, lambdas, optimizer)]
         if lambdas["adversarial"] and hasattr(self, f"{name}_discriminator"):
-            updates.insert(0, Update("discriminator", (f"{name}_discriminator",), judge, REAL_AND_FILLED, optimizer))
+            updates.insert(0, Update("discriminator", (f"{name}_discriminator",), judge, adversarial.HALVES, optimizer))
         return Stage(name, self.steps[name], draw, tuple(updates), given)
 
     def draw_prior(self, batch: Batch) -> Refined:
         """The prior's forward, with gradients."""
-        codes = self.psp_encoder(self._prior_input(_signed(batch.image), batch.mask))
+        codes = self.psp_encoder(self._prior_input(to_signed(batch.image), batch.mask))
         return Refined(coarse=face_pool(self.psp_decoder(codes), batch.image.shape[-2:]), codes=codes)
 
     def draw_identity(self, batch: Batch) -> Refined:
         """IFR's forward; the prior costs no gradient."""
-        image = _signed(batch.image)
+        image = to_signed(batch.image)
         coarse = self._remembered_face(image, batch.mask)
         identity = self._identity(image, coarse, batch.mask)
         return Refined(coarse, identity, composite(image, identity, batch.mask))
 
     def draw_structure(self, batch: Batch) -> Refined:
         """SFR's forward; prior and IFR cost no gradient."""
-        image = _signed(batch.image)
+        image = to_signed(batch.image)
         with torch.no_grad():
             if self.config.variant == "psp_sfr":
                 coarse = self._remembered_face(image, batch.mask)
@@ -287,13 +288,13 @@ class ISFRNet(Method):
         return self._judge(self.sfr_discriminator, batch, made.predicted)
 
     def _judge(self, discriminator: nn.Module, batch: Batch, drawn: Tensor) -> Terms:
-        image = _signed(batch.image)
+        image = to_signed(batch.image)
         logits, _ = discriminator(torch.cat((image, drawn.detach().to(image.dtype))))
         return adversarial.cross_entropy_discriminator(*logits.chunk(2))
 
     def prior_loss(self, batch: Batch, made: Refined, active: frozenset[str]) -> Terms:
         """pSp's squared error, features and code length over the whole face, and an adversarial term."""
-        image, terms = _signed(batch.image), {}
+        image, terms = to_signed(batch.image), {}
         if "reconstruction" in active:
             terms["reconstruction"] = (made.coarse.float() - image).square().mean()
         if "latent" in active:
@@ -306,7 +307,7 @@ class ISFRNet(Method):
         """Eq. (5); without SFR the error of the whole image counts (section 4.2.1)."""
         terms: Terms = {}
         if "reconstruction" in active:
-            image = _signed(batch.image)
+            image = to_signed(batch.image)
             if self.config.variant == "psp_ifr":
                 terms["reconstruction"] = reconstruction.l1(made.identity, image)
             else:
@@ -319,7 +320,7 @@ class ISFRNet(Method):
         """Eq. (10), all terms on the raw output."""
         terms: Terms = {}
         if "reconstruction" in active:
-            terms["reconstruction"] = reconstruction.l1(made.predicted, _signed(batch.image))
+            terms["reconstruction"] = reconstruction.l1(made.predicted, to_signed(batch.image))
         if "total_variation" in active:
             terms["total_variation"] = total_variation(made.predicted, batch.mask)
         if "adversarial" in active:
@@ -327,7 +328,7 @@ class ISFRNet(Method):
         return terms | self._seen(batch, made.predicted, active)
 
     def _fooled(self, discriminator: nn.Module, drawn: Tensor) -> Tensor:
-        return ADVERSARIAL[self.config.generator_adversarial](discriminator(drawn)[0])
+        return adversarial.CROSS_ENTROPY_GENERATOR[self.config.generator_adversarial](discriminator(drawn)[0])
 
     def _seen(self, batch: Batch, drawn: Tensor, active: frozenset[str]) -> Terms:
         """Perceptual and style terms of VGG-16 after its first three pools."""
@@ -337,13 +338,13 @@ class ISFRNet(Method):
             return {}
         assert self.vgg is not None, "build_method was given no features, which training with these weights needs"
         names = {name for layers in wanted.values() for name in layers}
-        predicted, true = paired_features(self.vgg, _unit(drawn), batch.image, names)
+        predicted, true = paired_features(self.vgg, from_signed(drawn), batch.image, names)
         return {term: losses[term](predicted, true, layers) for term, layers in wanted.items()}
 
     def refine(self, image: Tensor, mask: Tensor) -> Refined:
         """All that the stages draw for an image in [0, 1]; nothing of what lies in the hole is looked at."""
         self.check_sides(image)
-        image = _signed(image * (1 - mask))
+        image = to_signed(image * (1 - mask))
         coarse = self.coarse(image, mask)
         if self.config.variant == "psp_sfr":
             return Refined(coarse, identity_completed=coarse, predicted=self._structure(image, coarse, mask))
@@ -353,12 +354,12 @@ class ISFRNet(Method):
         return Refined(coarse, identity, completed, predicted)
 
     def inpaint(self, image: Tensor, mask: Tensor) -> Tensor:
-        return _unit(self.refine(image, mask).predicted)
+        return from_signed(self.refine(image, mask).predicted)
 
     def previews(self, image: Tensor, mask: Tensor) -> dict[str, Tensor]:
         made = self.refine(image, mask)
         seen = {"prior": made.coarse, "identity": made.identity_completed}
-        return {name: _unit(drawn) for name, drawn in seen.items()}
+        return {name: from_signed(drawn) for name, drawn in seen.items()}
 
     def inference_networks(self) -> tuple[str, ...]:
         return tuple(name for name in self.networks() if not name.endswith("_discriminator"))
@@ -389,16 +390,6 @@ def build_prior(config: PSPConfig) -> tuple[Encoder, StyleGAN2]:
     return load_published(content, truncate=config.truncate, random_noise=config.random_noise)
 
 
-def _signed(image: Tensor) -> Tensor:
-    """[0, 1] as [-1, 1]."""
-    return image * 2 - 1
-
-
-def _unit(image: Tensor) -> Tensor:
-    """[-1, 1] as [0, 1]."""
-    return (image + 1) / 2
-
-
 def _holed(image: Tensor, mask: Tensor, fill: float) -> Tensor:
     return image * (1 - mask) + fill * mask
 
@@ -411,7 +402,7 @@ def _up(inputs: int, outputs: int, kernel: int, *, output_padding: int = 0) -> n
     return _drawn(nn.ConvTranspose2d(inputs, outputs, kernel, 2, 1, output_padding))
 
 
-def _drawn(layer):
+def _drawn(layer: Convolution) -> Convolution:
     """N(0, 0.02²) weights and zero bias."""
     nn.init.normal_(layer.weight, 0.0, STD)
     nn.init.zeros_(layer.bias)
