@@ -14,6 +14,7 @@ import numpy as np
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 COLOUR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}  # by number of channels: grey, grey + alpha, RGB, RGBA
 BIT_DEPTH, COLOUR_TYPE = 24, 25  # offsets in the file
+METRES_PER_INCH = 0.0254
 UP = 2  # filter: difference from the row above
 
 
@@ -23,7 +24,7 @@ def is_deep(data: bytes) -> bool:
 
 
 def decode(data: bytes) -> np.ndarray:
-    """The pixels of a 16-bit PNG, uint16 [H, W, channels].
+    """The pixels of a 16-bit PNG, uint16 [H, W, channels]; a colour that means transparent becomes an alpha channel.
 
     Raises:
         ValueError: the file is damaged, or interlaced.
@@ -42,16 +43,32 @@ def decode(data: bytes) -> np.ndarray:
         raise ValueError(f"{rows.size} bytes of pixels for {width}x{height}")
     rows = rows.reshape(height, -1)
     pixels = _unfiltered(rows[:, 0], rows[:, 1:].reshape(height, width, 2 * channels))
-    return pixels.view(">u2").astype(np.uint16)
+    values = pixels.view(">u2").astype(np.uint16)
+    clear = next((np.frombuffer(body, ">u2") for name, body in chunks if name == b"tRNS"), None)
+    return values if clear is None else with_alpha(values, clear)
 
 
-def encode(pixels: np.ndarray, *, exif: bytes | None = None, icc_profile: bytes | None = None) -> bytes:
+def with_alpha(pixels: np.ndarray, clear: np.ndarray | int) -> np.ndarray:
+    """uint16 [H, W, channels] with a channel of alpha: 0 where a pixel has the colour `clear`, else 65535."""
+    opaque = (pixels != clear).any(axis=2, keepdims=True)
+    return np.concatenate([pixels, opaque * np.uint16(65535)], axis=2)
+
+
+def encode(
+    pixels: np.ndarray,
+    *,
+    exif: bytes | None = None,
+    icc_profile: bytes | None = None,
+    dpi: tuple[float, float] | None = None,
+) -> bytes:
     """A PNG file of uint16 [H, W, channels], 1 to 4 channels."""
     height, width, channels = pixels.shape
     header = struct.pack(">IIBBBBB", width, height, 16, COLOUR_TYPES[channels], 0, 0, 0)
     parts = [SIGNATURE, _chunk(b"IHDR", header)]
     if icc_profile:
         parts.append(_chunk(b"iCCP", b"icc\0\0" + zlib.compress(icc_profile)))
+    if dpi:
+        parts.append(_chunk(b"pHYs", struct.pack(">IIB", *(round(dots / METRES_PER_INCH) for dots in dpi), 1)))
     if exif:
         parts.append(_chunk(b"eXIf", exif.removeprefix(b"Exif\0\0")))
     parts += [_chunk(b"IDAT", _rows(pixels)), _chunk(b"IEND", b"")]

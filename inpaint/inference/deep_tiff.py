@@ -12,7 +12,8 @@ BIG = (b"II+\0", b"MM\0+")  # signatures of BigTIFF
 SIGNATURES = (b"II*\0", b"MM\0*", *BIG)
 ORIENTATION, ICC_PROFILE = 274, 34675  # tags
 RGB, GREY = 2, 1  # photometric interpretations
-ALPHA = 2  # extra sample: alpha that colours are not multiplied by
+MULTIPLIED, ALPHA = 1, 2  # extra samples: alpha that colours are multiplied by, and one that they are not
+INCH = 2  # unit of resolution
 
 
 class Unkept(ValueError):
@@ -47,6 +48,8 @@ def decode(data: bytes) -> DeepTiff | None:
         if page.bitspersample != 16 or not unsigned or page.photometric not in (RGB, GREY) or channels > 4:
             kind = f"{page.photometric.name} of {channels} × {page.bitspersample} bits"
             raise Unkept(f"a TIFF of {kind} that would lose digits; convert it to unsigned 16-bit RGB")
+        if MULTIPLIED in page.extrasamples:
+            raise Unkept("a TIFF whose colours are multiplied by its alpha; save it with straight alpha")
         pages = sum(not one.is_reduced for one in file.pages)  # reduced ones are previews
         if pages > 1:
             raise Unkept(f"has {pages} pages; a photo is one still image")
@@ -55,11 +58,14 @@ def decode(data: bytes) -> DeepTiff | None:
             pixels = np.moveaxis(pixels, 0, -1)
         orientation = page.tags.valueof(ORIENTATION, 1)
         profile = page.tags.valueof(ICC_PROFILE)
-    kept = {"icc_profile": bytes(profile) if profile else None}
+        dpi = page.get_resolution(INCH) if "XResolution" in page.tags else None
+    kept = {"icc_profile": bytes(profile) if profile else None, "dpi": dpi}
     return DeepTiff(np.ascontiguousarray(pixels), int(orientation) if 1 <= orientation <= 8 else 1, kept)
 
 
-def encode(pixels: np.ndarray, *, orientation: int, icc_profile: bytes | None) -> bytes:
+def encode(
+    pixels: np.ndarray, *, orientation: int, icc_profile: bytes | None, dpi: tuple[float, float] | None
+) -> bytes:
     """A TIFF file of uint16 [H, W, channels], compressed without loss."""
     import tifffile
 
@@ -72,6 +78,8 @@ def encode(pixels: np.ndarray, *, orientation: int, icc_profile: bytes | None) -
         extrasamples=[ALPHA] if channels in (2, 4) else None,
         compression="zlib",
         iccprofile=icc_profile,
+        resolution=dpi,
+        resolutionunit=INCH if dpi else None,
         extratags=[(ORIENTATION, "H", 1, orientation, True)],
         metadata=None,
     )

@@ -188,9 +188,10 @@ def encode(photo: Photo, file_format: str) -> bytes:
     """The bytes of a file of a photo whose rows lie as they shall."""
     kept = {key: value for key, value in photo.kept.items() if value is not None}
     if photo.pixels.dtype == np.uint16:
+        profile, dpi = kept.get("icc_profile"), kept.get("dpi")
         if file_format == "PNG":
-            return deep_png.encode(photo.pixels, exif=kept.get("exif"), icc_profile=kept.get("icc_profile"))
-        return deep_tiff.encode(photo.pixels, orientation=photo.orientation, icc_profile=kept.get("icc_profile"))
+            return deep_png.encode(photo.pixels, exif=kept.get("exif"), icc_profile=profile, dpi=dpi)
+        return deep_tiff.encode(photo.pixels, orientation=photo.orientation, icc_profile=profile, dpi=dpi)
     options: dict[str, Any] = {
         "PNG": {}, "TIFF": {"compression": "tiff_lzw"}, "WEBP": {"lossless": True, "exact": True}, "BMP": {},
         "JPEG": {"quality": JPEG_QUALITY, "subsampling": 0},
@@ -286,7 +287,8 @@ def _plain(image: Image.Image, path: Path) -> tuple[np.ndarray, str]:
         levels = np.asarray(image)
         if levels.min() < 0 or levels.max() > 65535:
             raise DataError(f"{path}: has values {levels.min()}..{levels.max()}; expected 0 to 65535. Convert it first")
-        return levels.astype(np.uint16)[..., None], "L"
+        pixels, clear = levels.astype(np.uint16)[..., None], image.info.get("transparency")
+        return (pixels, "L") if clear is None else (deep_png.with_alpha(pixels, clear), "LA")
     if image.mode == "1":
         return np.asarray(image.convert("L"))[..., None], "1"
     if image.mode not in ("L", "LA", "RGB", "RGBA", "CMYK"):

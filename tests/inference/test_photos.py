@@ -129,6 +129,40 @@ def test_a_damaged_deep_png_is_refused(tmp_path):
         read_photo(tmp_path / "photo.png")
 
 
+@pytest.mark.parametrize("ending", ["png", "tif"])
+def test_a_deep_photo_keeps_its_resolution(tmp_path, ending):
+    pixels = noise(3, 65536)
+    if ending == "png":
+        (tmp_path / "photo.png").write_bytes(deep_png.encode(pixels, dpi=(300, 150)))
+    else:
+        tifffile.imwrite(tmp_path / "photo.tif", pixels, photometric="rgb", resolution=(300, 150), resolutionunit=2)
+    write_photo(read_photo(tmp_path / f"photo.{ending}"), tmp_path / f"out.{ending}")
+    with opened(tmp_path / f"out.{ending}") if ending == "png" else tifffile.TiffFile(tmp_path / "out.tif") as out:
+        found = out.info["dpi"] if ending == "png" else out.pages[0].get_resolution(2)
+    assert found == pytest.approx((300, 150), abs=0.01)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_colour_that_means_transparent_becomes_alpha_in_deep_photos_too(tmp_path, channels):
+    pixels = noise(channels, 65536)
+    data = deep_png.encode(pixels)
+    clear = pixels[3, 5].astype(">u2").tobytes()
+    place = data.index(b"IDAT") - 4
+    (tmp_path / "photo.png").write_bytes(data[:place] + deep_png._chunk(b"tRNS", clear) + data[place:])
+    photo = read_photo(tmp_path / "photo.png")
+    expected = np.full(pixels.shape[:2], 65535)
+    expected[3, 5] = 0
+    assert photo.kind == ("RGBA" if channels == 3 else "LA")
+    assert np.array_equal(photo.pixels[..., :-1], pixels)
+    assert np.array_equal(photo.pixels[..., -1], expected)
+
+
+def test_a_deep_tiff_whose_colours_are_multiplied_by_alpha_is_refused(tmp_path):
+    tifffile.imwrite(tmp_path / "photo.tif", noise(4, 65536), photometric="rgb", extrasamples=[1])
+    with pytest.raises(DataError, match=r"photo\.tif: .*multiplied by its alpha; save it with straight alpha"):
+        read_photo(tmp_path / "photo.tif")
+
+
 def exif_with_previews(preview: bytes) -> bytes:
     """EXIF as cameras write it: who made it, a lens and a note that holds a picture, then the thumbnail's directory."""
 
