@@ -139,7 +139,7 @@ def test_a_deep_photo_keeps_its_resolution(tmp_path, ending):
     write_photo(read_photo(tmp_path / f"photo.{ending}"), tmp_path / f"out.{ending}")
     with opened(tmp_path / f"out.{ending}") if ending == "png" else tifffile.TiffFile(tmp_path / "out.tif") as out:
         found = out.info["dpi"] if ending == "png" else out.pages[0].get_resolution(2)
-    assert found == pytest.approx((300, 150), abs=0.01)
+    assert found == pytest.approx((300, 150), abs=0.02)  # PNG counts whole dots per metre
 
 
 @pytest.mark.parametrize("channels", [1, 3])
