@@ -22,9 +22,9 @@ from typing import Any
 
 from inpaint import storage
 from inpaint.cluster.task import MAX_NODES
-from inpaint.config.sweep import SweepConfig, load_sweep
+from inpaint.config.sweep import DRIVER_CPUS, SweepConfig, load_sweep
 from inpaint.errors import InpaintError, TrainingError
-from inpaint.sweep.capacity import DRIVER_CPUS, check_capacity
+from inpaint.sweep.capacity import check_capacity
 from inpaint.sweep.proposing import propose
 from inpaint.sweep.scores import check_metrics
 from inpaint.sweep.trials import (

@@ -22,6 +22,7 @@ from inpaint.cluster.rules import violations
 from inpaint.cluster.runtime import Runtime, WorkerGroup
 from inpaint.cluster.secrets import refuse_secrets
 from inpaint.cluster.task import FILE_NAME, Task
+from inpaint.config.sweep import DRIVER_CPUS
 from inpaint.errors import ClusterError, ConfigError
 
 Object = dict[str, Any]
@@ -124,9 +125,19 @@ def _misfit(task: Task, group: WorkerGroup, *, spot: bool) -> str:
         return f"has {group.gpus} GPUs a pod"
     if task.cpus > group.cpus:
         return f"has {group.cpus:g} CPUs a pod"
+    if task.drivers and (full := _workers_per_pod(task, group)) * (task.cpus + _driver_share(task)) > group.cpus:
+        return (
+            f"{full} workers of {task.cpus:g} CPUs fill the {group.cpus:g} of a pod, and each trial's driver takes "
+            f"{DRIVER_CPUS:g}; lower resources.cpus_per_worker a little"
+        )
     if task.cache_gib * 2**30 > quantity(group.cache.size):
         return f"has a cache of {group.cache.size}, less than data.cache_gib {task.cache_gib:g}"
     return ""
+
+
+def _driver_share(task: Task) -> float:
+    """CPUs of a trial's driver, which Ray may place beside its workers, for each of them."""
+    return DRIVER_CPUS * task.drivers / task.workers
 
 
 def _workers_per_pod(task: Task, group: WorkerGroup) -> int:

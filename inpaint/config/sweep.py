@@ -42,6 +42,7 @@ SET_BY_SWEEP = {
 Direction = Literal["max", "min"]
 INNER = 0.618  # where between two bounds a value is tried: on no whole number, and on no round share of the way
 CHECKED_TRIALS = 1000  # of a search, before it starts
+DRIVER_CPUS = 0.05  # of a trial whose workers are a Ray Train run of their own
 
 
 class LogUniform(Strict):

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from inpaint.config.run import ResourcesConfig
-from inpaint.config.sweep import SweepConfig
+from inpaint.config.sweep import DRIVER_CPUS, SweepConfig
 from inpaint.errors import ClusterError
 from inpaint.sweep.trials import Trial, run_of
 
-DRIVER_CPUS = 0.05  # of a trial whose workers are a Ray Train run of their own
 Node = Mapping[str, float]  # what one node holds: "CPU", "GPU"
 
 

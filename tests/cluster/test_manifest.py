@@ -300,6 +300,24 @@ def test_a_sweep_of_several_workers_gets_slots_for_its_drivers():
     assert job["metadata"]["name"] == "s-sweep"
 
 
+@pytest.mark.parametrize(("cpus", "fits"), [(4, False), (3.9, True)])
+def test_workers_that_fill_their_pod_leave_no_core_for_a_trials_driver(cpus, fits):
+    """Two workers of 4 CPUs and 1 GPU on a pod of 8 and 2: the running sweep would count none, for its drivers."""
+    sweep = SweepConfig(
+        name="s", preset="tiny", metrics={"psnr": "max"}, trials=4, vary={"training.ema": {"choice": [0.9, 0.99]}},
+        settings={"resources.num_workers": 2, "resources.gpus_per_worker": 1, "resources.cpus_per_worker": cpus},
+    )  # fmt: skip
+    runtime = Runtime.model_validate({"worker_groups": {
+        "gpu": {"cpus": 8, "gpus": 2, "memory": "16Gi", "max_replicas": 8}, "cpu": {"cpus": 4, "memory": "16Gi"},
+    }})  # fmt: skip
+    task = sweep_task(sweep, root="s3://lab/x", concurrent=1)
+    if fits:
+        assert job_of(task, runtime=runtime)
+        return
+    with pytest.raises(ClusterError, match="2 workers of 4 CPUs fill the 8 of a pod, and each trial's driver takes"):
+        job_of(task, runtime=runtime)
+
+
 def test_an_evaluation_carries_its_request():
     task = evaluation_task(EvaluationRequest(subject="paris", best="psnr", root="s3://lab/x"), ResourcesConfig())
     manifests = build(task, Runtime(), namespace="training")
