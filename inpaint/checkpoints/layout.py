@@ -153,8 +153,8 @@ def to_keep(found: Iterable[CheckpointInfo], *, keep_last: int, keep_best: int, 
     by_age = sorted(found, key=lambda info: info.step)
     sign = 1 if mode == "max" else -1
     scored = [info for info in by_age if metric in info.metrics]
-    by_score = sorted(scored, key=lambda info: (sign * info.metrics[metric], info.step))
-    return {info.url for info in by_age[-keep_last:]} | {info.url for info in by_score[len(by_score) - keep_best :]}
+    best_first = sorted(scored, key=lambda info: (sign * info.metrics[metric], info.step), reverse=True)
+    return {info.url for info in by_age[-keep_last:]} | {info.url for info in best_first[:keep_best]}
 
 
 def _read(url: str) -> CheckpointInfo | None:

@@ -20,7 +20,15 @@ import yaml
 from inpaint import storage
 from inpaint.checkpoints.checking import describe
 from inpaint.checkpoints.history import FILE as HISTORY_FILE
-from inpaint.checkpoints.layout import FORMAT, MANIFEST, RESTING, checkpoint_url, list_checkpoints, to_keep
+from inpaint.checkpoints.layout import (
+    FORMAT,
+    MANIFEST,
+    RESTING,
+    CheckpointInfo,
+    checkpoint_url,
+    list_checkpoints,
+    to_keep,
+)
 from inpaint.checkpoints.staging import Staging, raw_bytes, safetensors_header
 from inpaint.config import RunConfig
 from inpaint.errors import CheckpointError, InpaintError, StorageError
@@ -158,7 +166,7 @@ class CheckpointWriter:
             self._staging.wait()
             while True:
                 try:
-                    self._write(step, state, metrics, history)
+                    whole = self._write(step, state, metrics, history)
                     break
                 except (InpaintError, OSError) as error:
                     pause = PAUSE_SECONDS[0] if self._hurried.is_set() else pause
@@ -170,6 +178,7 @@ class CheckpointWriter:
                     self._rest(pause)
                     pause = min(2 * pause, PAUSE_SECONDS[1])
             self.written_at, self.written_step = time.monotonic(), step
+            self._tidy(whole)
         except InpaintError as error:
             self._error = error if isinstance(error, CheckpointError) else CheckpointError(
                 f"checkpoint at step {step} could not be written for {time.monotonic() - began:.0f} s: {error}; "
@@ -192,7 +201,18 @@ class CheckpointWriter:
         else:
             self._hurried.wait(seconds)
 
-    def _write(self, step: int, state: Mapping[str, Any], metrics: dict[str, float], history: bytes | None) -> None:
+    def _write(
+        self, step: int, state: Mapping[str, Any], metrics: dict[str, float], history: bytes | None
+    ) -> list[CheckpointInfo]:
+        """Upload everything, the manifest last.
+
+        Returns:
+            The whole checkpoints up to this step, as the store lists them.
+
+        Raises:
+            StorageError: the checkpoint just written is not among them, so neither the store nor its listing is to be
+                relied on.
+        """
         url = checkpoint_url(self.run.url, step)
         self._may_write()
         if self.written_step is None:
@@ -217,7 +237,13 @@ class CheckpointWriter:
             "files": files,
         }
         storage.write_bytes(storage.join(url, MANIFEST), json.dumps(manifest, indent=1).encode())
-        self._clean(step)
+        whole = [info for info in list_checkpoints(self.run.url) if info.step <= step]
+        if step not in {info.step for info in whole}:
+            raise StorageError(
+                f"{url}: was written, but the store does not have it whole; see whether it keeps what it is given and "
+                "lists what it has"
+            )
+        return whole
 
     def _refuse_unseen(self, step: int) -> None:
         """Before a run's first write, which would put others in the place of what a store had not shown it.
@@ -233,32 +259,24 @@ class CheckpointWriter:
                 "nothing was deleted, start it again to go on from there"
             )
 
-    def _clean(self, step: int) -> None:
-        """Delete the checkpoints not worth keeping, and the remains of half-written ones.
-
-        Raises:
-            StorageError: the checkpoint just written is not there whole, so neither the store nor its listing is to be
-                relied on; nothing was deleted.
-        """
+    def _tidy(self, whole: list[CheckpointInfo]) -> None:
+        """Delete the checkpoints not worth keeping, and the remains of half-written ones; what fails waits."""
         wanted = self.run.checkpoints
-        found = [info for info in list_checkpoints(self.run.url) if info.step <= step]
-        if step not in {info.step for info in found}:
-            raise StorageError(
-                f"{checkpoint_url(self.run.url, step)}: was written, but the store does not have it whole; "
-                "see whether it keeps what it is given and lists what it has"
-            )
         keep = to_keep(
-            found, keep_last=wanted.keep_last, keep_best=wanted.keep_best, metric=wanted.metric, mode=wanted.mode
+            whole, keep_last=wanted.keep_last, keep_best=wanted.keep_best, metric=wanted.metric, mode=wanted.mode
         )
         folder = storage.join(self.run.url, "checkpoints")
-        for url in (storage.join(folder, name) for name in storage.list_folders(folder)):
-            if url not in keep:
-                storage.delete(storage.join(url, MANIFEST))
-                storage.delete_tree(url)
-        shared = {info.place(name) for info in found if info.url in keep for name in info.files}
-        for item in list(storage.list_objects(storage.join(self.run.url, RESTING))):
-            if item.url not in shared:
-                storage.delete(item.url)
+        try:
+            for url in (storage.join(folder, name) for name in storage.list_folders(folder)):
+                if url not in keep:
+                    storage.delete(storage.join(url, MANIFEST))
+                    storage.delete_tree(url)
+            shared = {info.place(name) for info in whole if info.url in keep for name in info.files}
+            for item in list(storage.list_objects(storage.join(self.run.url, RESTING))):
+                if item.url not in shared:
+                    storage.delete(item.url)
+        except (StorageError, OSError) as error:
+            log.warning("%s: old checkpoints wait for the next one to be deleted: %s", self.run.url, error)
 
 
 def _remove_remains(prefix: str) -> None:

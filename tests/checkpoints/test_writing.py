@@ -164,6 +164,49 @@ def test_the_newest_and_the_best_are_kept_and_the_remains_of_others_removed(run,
     assert checkpoints.best(run.url, "psnr").step == 2
 
 
+@pytest.mark.parametrize(
+    ("keep_last", "keep_best", "psnr", "kept"),
+    [
+        (1, 3, [20, 21], [1, 2]),  # fewer than may be kept
+        (1, 3, [20, 21, 22, 23, 24], [3, 4, 5]),  # of a run that gets better all the time
+        (1, 3, [24, 23, 22, 21, 20], [1, 2, 3, 5]),
+        (2, 2, [20, None, None, 21, None, None], [1, 4, 5, 6]),
+        (1, 0, [20, 21, 22], [3]),
+    ],
+)
+def test_as_many_of_the_best_are_kept_as_asked_for(tmp_path, keep_last, keep_best, psnr, kept):
+    run = toy_run(tmp_path, "a", f"checkpoints.keep_last={keep_last}", f"checkpoints.keep_best={keep_best}")
+    writer = CheckpointWriter(run)
+    for step, score in enumerate(psnr, start=1):
+        save(writer, step, {} if score is None else {"psnr": score})
+
+    assert [info.step for info in checkpoints.list_checkpoints(run.url)] == kept
+
+
+@pytest.mark.parametrize("fails", ["delete", "delete_tree"])
+def test_a_checkpoint_stays_valid_when_an_old_one_cannot_be_deleted(tmp_path, monkeypatch, caplog, fails):
+    run = toy_run(tmp_path, "a", "checkpoints.keep_last=1", "checkpoints.keep_best=0")
+    writer = CheckpointWriter(run)
+    save(writer, 1)
+    works, gone = getattr(disk, fails), []
+
+    def refuse(url):
+        if "0000000001" in url and not gone:
+            assert [info.step for info in checkpoints.list_checkpoints(run.url)][-1:] == [2]
+            gone.append(url)
+            raise StorageError("away for a moment")
+        works(url)
+
+    monkeypatch.setattr(disk, fails, refuse)
+    save(writer, 2)
+
+    assert gone
+    assert "old checkpoints wait for the next one to be deleted" in caplog.text
+    assert checkpoints.latest(run.url).step == 2
+    save(writer, 3)
+    assert storage.list_folders(storage.join(run.url, "checkpoints")) == ["0000000003"]
+
+
 def test_where_lower_is_better_the_lowest_is_kept_and_found(tmp_path):
     run = toy_run(tmp_path, "a", "checkpoints.keep_best=1", "checkpoints.metric=l1", "checkpoints.mode=min")
     writer = CheckpointWriter(run)
