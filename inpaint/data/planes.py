@@ -15,7 +15,7 @@ import logging
 import mmap
 import os
 import weakref
-from contextlib import suppress
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
@@ -30,8 +30,12 @@ def plane_bytes(size: int) -> int:
     return size * size * 3 // 2
 
 
-def _nothing() -> None:
-    pass
+def _let_go(file: BinaryIO | None) -> None:
+    """Let others remove the file; closing alone does not, as the map keeps a handle of its own."""
+    if file is not None:
+        fcntl.flock(file, fcntl.LOCK_UN)
+        file.close()
+
 
 
 def to_planes(pixels: np.ndarray, planes: np.ndarray) -> None:
@@ -67,7 +71,7 @@ class PlanesCache:
         with open(self.folder / ".lock", "a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             self.slots, file = self._open(name, samples, limit_bytes)
-        self.close = weakref.finalize(self, file.close if file else _nothing)  # lets others remove the file
+        self.close = weakref.finalize(self, _let_go, file)
         whole = np.frombuffer(mmap.mmap(file.fileno(), 0) if file else b"", np.uint8)
         self._flags, sums, planes = np.split(whole, [self.slots, 5 * self.slots])
         self._sums = sums.view(np.uint8).reshape(self.slots, 4)
@@ -106,13 +110,15 @@ class PlanesCache:
 
     def _open(self, name: str, samples: int, limit_bytes: int) -> tuple[int, BinaryIO | None]:
         """How many places there are, and the file with them; made if it is not there."""
-        self._remove_unused(name)
-        taken = sum(other.stat().st_size for other in self.folder.glob("*.planes") if not other.name.startswith(name))
-        slots = max(0, min(samples, (limit_bytes - taken) // (self._each + 5)))
+        slots = self._room(limit_bytes, samples, self._others(lambda other: _name(other) == name))
+        path = self._place(name, slots)
+        taken = self._others(lambda other: other == path)  # now also files of other bounds
+        if slots > (left := self._room(limit_bytes, samples, taken)):
+            slots, path = left, self._place(name, left)
         if not slots:
             log.warning("%s: no room for decoded images; raise data.decoded_cache_gib", self.folder)
             return 0, None
-        path, length = self.folder / f"{name}-{slots}.planes", slots * (self._each + 5)
+        length = slots * (self._each + 5)
         file = open(path, "a+b")  # noqa: SIM115 (stays open, and locked, as long as the map is used)
         fcntl.flock(file, fcntl.LOCK_SH)
         try:
@@ -126,10 +132,27 @@ class PlanesCache:
             return 0, None
         return slots, file
 
-    def _remove_unused(self, name: str) -> None:
-        """Remove files of other sets, settings or bounds that nobody has open."""
+    def _place(self, name: str, slots: int) -> Path:
+        return self.folder / f"{name}-{slots}.planes"
+
+    def _room(self, limit_bytes: int, samples: int, taken: int) -> int:
+        return max(0, min(samples, (limit_bytes - taken) // (self._each + 5)))
+
+    def _others(self, ours: Callable[[Path], bool]) -> int:
+        """Bytes of files that are not ours and that somebody has open; the rest of them is removed."""
+        taken = 0
         for other in self.folder.glob("*.planes"):
-            with open(other, "rb") as file, suppress(BlockingIOError):
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if not other.name.startswith(name):
+            if ours(other):
+                continue
+            with open(other, "rb") as file:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     other.unlink()
+                except BlockingIOError:
+                    taken += other.stat().st_size
+        return taken
+
+
+def _name(path: Path) -> str:
+    """A file's name without its number of slots."""
+    return path.name.rpartition("-")[0]

@@ -245,7 +245,7 @@ class Stream:
             return None
         if data.image_size % 2:
             raise ConfigError(f"data.decoded_cache_gib needs an even data.image_size, not {data.image_size}")
-        settings = f"{data.image_size}-{data.decode}{'-scaled' if data.dct_scaling else ''}"
+        settings = f"{data.image_size}-{data.crop}-{data.decode}{'-scaled' if data.dct_scaling else ''}"
         return PlanesCache(
             self._cache_folder(),
             f"{self._index.digest[:32]}-{settings}",

@@ -2,6 +2,7 @@
 
 import pytest
 
+from inpaint.data.planes import PlanesCache
 from tests.data.sets import make_set, open_set, take
 
 
@@ -42,7 +43,7 @@ def test_a_cache_for_a_third_of_the_samples_changes_nothing_but_the_hits(toy, tm
 
 def test_another_size_or_way_of_decoding_is_another_cache(toy, tmp_path):
     take(open_cached(toy, tmp_path), 3)
-    for settings in ({"image_size": 8}, {"decode": "exact"}, {"dct_scaling": False}):
+    for settings in ({"image_size": 8}, {"decode": "exact"}, {"dct_scaling": False}, {"crop": "random"}):
         with open_cached(toy, tmp_path, **settings) as stream:
             next(stream)
             assert stream.stats()["decoded_hit_share"] == 0
@@ -58,3 +59,23 @@ def test_samples_whose_crop_moves_are_decoded_anew(tmp_path):
     crops = {dict(zip(batch.keys, batch.image, strict=True))["k0003"].numpy().tobytes()
              for batch in batches if "k0003" in batch.keys}  # fmt: skip
     assert len(crops) >= 2  # of three epochs; two may happen to agree among 25 places
+
+
+def test_files_of_other_bounds_and_other_decoding_make_room_and_count_while_they_are_open(tmp_path):
+    def open_planes(name, places):
+        return PlanesCache(tmp_path, name, samples=100, size=16, limit_bytes=places * (16 * 16 * 3 // 2 + 5))
+
+    def kept():
+        return sorted(path.name for path in (tmp_path / "planes").glob("*.planes"))
+
+    for places in (50, 20, 40):
+        planes = open_planes("set-16-fast", places)
+        assert planes.slots == places
+        planes.close()
+    assert kept() == ["set-16-fast-40.planes"]
+
+    scaled = open_planes("set-16-fast-scaled", 60)
+    assert (scaled.slots, kept()) == (60, ["set-16-fast-scaled-60.planes"])
+    plain = open_planes("set-16-fast", 70)
+    more = open_planes("set-16-fast-scaled", 90)
+    assert (plain.slots, more.slots) == (10, 20)
