@@ -7,7 +7,9 @@
     ├── ShapeError         an image or a hole has a size or shape that the method cannot take (also a ValueError)
     ├── WeightsError       pretrained weights are absent, altered or of another network
     ├── CheckpointError    a checkpoint is absent, incomplete, altered or of another run
-    ├── TrainingError      training cannot go on (a loss that is not finite, a lost lease, ...)
+    ├── TrainingError      training cannot go on (a loss that is not finite, ...)
+    │   ├── UnhealthyError     a rule of `health.stop_when` ended it
+    │   └── MendableError      not here and not now; later, or on another cluster, it may (a lost lease, ...)
     ├── EvaluationError    scores cannot be computed or compared
     └── ClusterError       Kubernetes or Ray refused, or cannot be reached
 
@@ -46,6 +48,14 @@ class CheckpointError(InpaintError):
 
 class TrainingError(InpaintError):
     """Training cannot go on."""
+
+
+class UnhealthyError(TrainingError):
+    """A rule of `health.stop_when` ended the training."""
+
+
+class MendableError(TrainingError):
+    """Training cannot go on here and now; later, or on another cluster, it may."""
 
 
 class EvaluationError(InpaintError):

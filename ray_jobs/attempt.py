@@ -26,9 +26,8 @@ from typing import Any
 
 from inpaint import errors
 from inpaint.config import RunConfig
-from inpaint.errors import InpaintError, TrainingError
+from inpaint.errors import InpaintError, MendableError, TrainingError
 from ray_jobs.signals import StopSignal, stop_signal
-from ray_jobs.verdict import MendableError
 
 log = logging.getLogger(__name__)
 
@@ -255,6 +254,11 @@ def _failure(channel: Any) -> dict[str, str] | None:
         return None
 
 
+def kind_of(error: InpaintError) -> str:
+    """The name of the error's class, or of the nearest one above it, in `inpaint.errors`."""
+    return next(kind.__name__ for kind in type(error).__mro__ if kind.__module__ == errors.__name__)
+
+
 def _as_error(failure: dict[str, str]) -> InpaintError:
     return getattr(errors, failure["kind"], TrainingError)(failure["message"])
 
@@ -306,7 +310,7 @@ def main() -> None:
             log.info("broken", exc_info=True)
             say("broken", {"text": str(error), "exhausted": error.exhausted})
         except InpaintError as error:
-            say("error", {"kind": type(error).__name__, "message": str(error)})
+            say("error", {"kind": kind_of(error), "message": str(error)})
         except Exception as error:
             log.info("ended", exc_info=True)
             say("broken", {"text": _first_line(error), "exhausted": False})

@@ -21,8 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from inpaint import storage
-from inpaint.errors import StorageError
-from ray_jobs.verdict import MendableError
+from inpaint.errors import MendableError, StorageError
 
 log = logging.getLogger(__name__)
 

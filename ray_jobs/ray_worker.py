@@ -15,9 +15,10 @@ import ray.train.torch
 import torch
 from ray.util.metrics import Counter, Gauge
 
-from inpaint import errors, storage
+from inpaint import storage
 from inpaint.config import RunConfig
 from inpaint.errors import ConfigError, InpaintError, StorageError
+from ray_jobs.attempt import kind_of
 from ray_jobs.channel import Channel
 from ray_jobs.lease import check_holder
 from ray_jobs.worker import train
@@ -61,7 +62,7 @@ def work(config: dict[str, Any]) -> dict[str, Any]:
         except StorageError:
             raise  # may mend itself
         except InpaintError as error:
-            channel.fail(_kind(error), str(error))
+            channel.fail(kind_of(error), str(error))
             raise
         except SELF_MADE as error:
             said = f"{type(error).__name__}: {error}"
@@ -72,11 +73,6 @@ def work(config: dict[str, Any]) -> dict[str, Any]:
                     f"It is a bug, or a setting that does not suit this machine; see {run.url}/logs",
                 )
             raise
-
-
-def _kind(error: InpaintError) -> str:
-    """The name of the error's class, or of the nearest one above it, in `inpaint.errors`."""
-    return next(kind.__name__ for kind in type(error).__mro__ if kind.__module__ == errors.__name__)
 
 
 class RaySession:

@@ -23,13 +23,13 @@ from inpaint import storage
 from inpaint.checkpoints import latest
 from inpaint.checkpoints.records import check_free, describe
 from inpaint.config import RunConfig, load_run
-from inpaint.errors import InpaintError, StorageError
+from inpaint.errors import InpaintError, MendableError, StorageError
 from inpaint.sweep.scores import check_scores
 from ray_jobs.attempt import LOG_FORMAT, Attempt, Broken
 from ray_jobs.lease import Lease
 from ray_jobs.preflight import check_data
 from ray_jobs.signals import StopSignal, stop_signal
-from ray_jobs.verdict import MendableError, once_for_all
+from ray_jobs.verdict import once_for_all
 
 log = logging.getLogger(__name__)
 

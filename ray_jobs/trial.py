@@ -8,6 +8,7 @@ holes.
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -22,7 +23,7 @@ from inpaint import storage
 from inpaint.checkpoints import read_history
 from inpaint.config.run import RunConfig
 from inpaint.config.sweep import SweepConfig
-from inpaint.errors import ClusterError, InpaintError, StorageError
+from inpaint.errors import InpaintError, StorageError, UnhealthyError
 from inpaint.evaluation import TrainingEvaluator
 from inpaint.methods.base import Method
 from inpaint.nn.features import load_features
@@ -32,10 +33,13 @@ from inpaint.sweep.trials import Record, Trial, run_of, sweep_url, write_record
 from inpaint.training import NotFiniteError
 from inpaint.training.plan import check_plan
 from inpaint.training.rehearsal import Rehearsals, rehearse
-from ray_jobs.lease import Lease, LeaseLostError, check_holder
+from ray_jobs.lease import Lease, check_holder
 from ray_jobs.stopping import STOP_MARK, StopMark, stop_is_asked
 from ray_jobs.train import run_training
+from ray_jobs.verdict import MENDABLE
 from ray_jobs.worker import train
+
+log = logging.getLogger(__name__)
 
 LEASE_SECONDS = 15.0  # of a trial's run: most that a trial waits for a process that another machine lost
 
@@ -60,7 +64,7 @@ def work(config: dict[str, Any]) -> None:
             return  # as the sweep was asked to; it has a checkpoint and goes on from there
         status = "finished" if ended["reason"] == "finished" else "stopped"
         reason = session.ended if status == "stopped" else ""
-    except (StorageError, ClusterError, LeaseLostError):
+    except MENDABLE:
         raise  # may mend itself: Tune starts the trial again, from its newest checkpoint
     except InpaintError as error:  # would come again
         status, reason = "diverged" if _is_divergence(error) else "failed", str(error)
@@ -76,7 +80,10 @@ def _in_workers(run: RunConfig, session: TrialSession) -> dict[str, Any]:
     def progress(metrics: Mapping[str, float]) -> None:
         session.report(metrics)
         if session.should_stop():
-            storage.write_bytes(storage.join(run.url, STOP_MARK), session.ended.encode())
+            try:
+                storage.write_bytes(storage.join(run.url, STOP_MARK), session.ended.encode())
+            except StorageError as error:  # raised here, it would start a second training beside the first
+                log.warning("cannot ask %s to stop yet: %s", run.url, error)  # the next report asks again
 
     return run_training(run, on_progress=progress)
 
@@ -98,8 +105,9 @@ def _here(run: RunConfig, session: TrialSession) -> dict[str, Any]:
 
 
 def _is_divergence(error: InpaintError) -> bool:
-    """Whether a loss or weight was not finite; from workers of their own only the message comes back."""
-    return isinstance(error, NotFiniteError) or "is not finite" in str(error)
+    """Whether a loss or weight was not finite (from workers of their own only the message comes back), or a rule of
+    `health.stop_when` found the networks gone astray."""
+    return isinstance(error, NotFiniteError | UnhealthyError) or "is not finite" in str(error)
 
 
 _kept: dict[str, tuple[Any, Any]] = {}  # kind → what decides about it, and the newest one
@@ -167,6 +175,7 @@ class TrialSession:
         self._sweep, self._trial, self._mark = sweep, trial, mark
         self._parent = os.getppid()
         self._halving: Halving | None = None
+        self._unjudged: list[tuple[int, float]] = []  # scores by step that await their judgement
         if sweep.scheduler.kind == "asha":
             self._halving = Halving(sweep, total_steps=run.total_steps, root=root)
 
@@ -177,7 +186,17 @@ class TrialSession:
         self.latest |= metrics
         self.scores |= {name: metrics[name] for name in self._sweep.metrics if name in metrics}
         if self._halving and not self.ended and self._sweep.metric in metrics:
-            self.ended = self._halving.judge(self._trial.id, self.step, metrics[self._sweep.metric]) or ""
+            self._unjudged.append((self.step, metrics[self._sweep.metric]))
+        self._judge()
+
+    def _judge(self) -> None:
+        """Let scores be judged in their order; where the store does not answer, the next report tries again."""
+        try:
+            while self._halving and self._unjudged and not self.ended:
+                self.ended = self._halving.judge(self._trial.id, *self._unjudged[0]) or ""
+                self._unjudged.pop(0)
+        except StorageError as error:
+            log.warning("trial %s is not judged yet: %s", self._trial.id, error)
 
     def should_stop(self) -> str | None:
         """Asked about once a second; ends the process when the Ray that started it is gone, and nobody would know."""

@@ -23,7 +23,7 @@ from typing import Any
 from inpaint import storage
 from inpaint.cluster.task import MAX_NODES
 from inpaint.config.sweep import DRIVER_CPUS, SweepConfig, load_sweep
-from inpaint.errors import InpaintError, TrainingError
+from inpaint.errors import InpaintError, MendableError, TrainingError
 from inpaint.sweep.capacity import check_capacity
 from inpaint.sweep.proposing import propose
 from inpaint.sweep.scores import check_metrics
@@ -44,7 +44,7 @@ from inpaint.sweep.trials import (
 )
 from ray_jobs.lease import Lease
 from ray_jobs.preflight import machine, preflight
-from ray_jobs.verdict import MendableError, once_for_all
+from ray_jobs.verdict import is_mendable, once_for_all
 
 log = logging.getLogger(__name__)
 
@@ -132,7 +132,7 @@ def _most_nodes() -> list[dict[str, float]]:
 
 
 def _fit(sweep: SweepConfig, trials: list[Trial], *, root: str, concurrent: int) -> None:
-    """Make these trials with Tune; those that stay broken are recorded as failed."""
+    """Make these trials with Tune; those that stay broken are recorded as failed, unless another start may mend it."""
     from ray import tune
 
     by_id = {trial.id: trial for trial in trials}
@@ -154,11 +154,16 @@ def _fit(sweep: SweepConfig, trials: list[Trial], *, root: str, concurrent: int)
                 verbose=0,
             ),
         ).fit()
+    broken = [(by_id[r.config["trial"]["id"]], r.error) for r in results if r.config and r.error]
+    _record_failures(sweep, broken, root=root)
+
+
+def _record_failures(sweep: SweepConfig, broken: list[tuple[Trial, BaseException]], *, root: str) -> None:
+    """Record trials that stayed broken as failed; one that another start may mend stays without a record."""
     done = read_records(sweep.name, root=root)
-    for result in results:
-        trial = by_id[result.config["trial"]["id"]] if result.config else None
-        if trial and result.error and trial.id not in done:
-            write_record(sweep, _failed(trial, result.error), root=root)
+    for trial, error in broken:
+        if trial.id not in done and not is_mendable(error):
+            write_record(sweep, _failed(trial, error), root=root)
 
 
 def _search(sweep: SweepConfig, *, root: str, concurrent: int) -> None:
@@ -203,13 +208,13 @@ def check_all_made(sweep: SweepConfig, records: Mapping[str, Record], *, root: s
         MendableError: a trial was lost before it had a record.
     """
     left = [trial.id for trial in remaining(sweep, root=root)]
-    if failed := [records[name] for name in left if name in records]:
+    if lost := [name for name in left if name not in records]:
+        raise MendableError(f"{sweep.name}: {len(lost)} trials were not made ({lost[0]}, ...); start it again")
+    if failed := [records[name] for name in left]:
         raise TrainingError(
             f"{sweep.name}: {len(failed)} of {len(records)} trials failed ({failed[0].id}: {failed[0].reason}); "
             "mend what it names and start the sweep again, it tries only these"
         )
-    if left:
-        raise MendableError(f"{sweep.name}: {len(left)} trials were not made ({left[0]}, ...); start it again")
 
 
 class _RayWatch:

@@ -13,13 +13,9 @@ from pathlib import Path
 
 from inpaint import storage
 from inpaint.cluster.task import FILE_FOLDER, TASK_NAME, VERDICT_FILE
-from inpaint.errors import ClusterError, InpaintError, StorageError, TrainingError
+from inpaint.errors import ClusterError, InpaintError, MendableError, StorageError
 
 TASK_FILE = Path(FILE_FOLDER, TASK_NAME)
-
-
-class MendableError(TrainingError):
-    """Training cannot go on here and now; later, or on another cluster, it may."""
 
 
 MENDABLE = (StorageError, ClusterError, MendableError)
@@ -44,6 +40,11 @@ def once_for_all(url: str) -> Iterator[None]:
         raise
 
 
+def is_mendable(error: BaseException) -> bool:
+    """Whether a later start, or another cluster, may do better; an object that is missing stays so."""
+    return isinstance(error, MENDABLE) and not isinstance(error, storage.MissingObject)
+
+
 def verdict(url: str) -> str | None:
     """What ended this very task before, or None; outside of Kubernetes always None.
 
@@ -63,7 +64,7 @@ def verdict(url: str) -> str | None:
 def remember(url: str, error: InpaintError) -> None:
     """Keep an error that no other cluster will mend; where the store does not answer, the next one tries again."""
     task = _task()
-    if not task or (isinstance(error, MENDABLE) and not isinstance(error, storage.MissingObject)):
+    if not task or is_mendable(error):
         return
     with suppress(StorageError):
         said = {"task": task, "message": str(error)}

@@ -18,7 +18,7 @@ from inpaint.checkpoints.records import record
 from inpaint.config import RunConfig
 from inpaint.config.base import suggest
 from inpaint.data.stream import open_stream
-from inpaint.errors import ConfigError, TrainingError
+from inpaint.errors import ConfigError, UnhealthyError
 from inpaint.evaluation import TrainingEvaluator
 from inpaint.imaging import Batch
 from inpaint.methods import build_method
@@ -199,7 +199,7 @@ class _Worker:
             low = -math.inf if bound.below is None else bound.below
             high = math.inf if bound.above is None else bound.above
             if len(values) == bound.times and all(not low <= value <= high for value in values):
-                raise TrainingError(
+                raise UnhealthyError(
                     f"step {self.trainer.step}: {name} was {values[-1]:.4g}, outside {low:g} to {high:g}, "
                     f"{bound.times} times in a row (health.stop_when); see {self.run.url}/history.jsonl, change weights"
                 )

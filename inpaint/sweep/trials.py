@@ -54,7 +54,8 @@ class Record:
     """What became of a trial.
 
     Attributes:
-        status: `finished`, `stopped` (by the scheduler), `diverged` (a loss was not finite), or `failed`.
+        status: `finished`, `stopped` (by the scheduler), `diverged` (a loss was not finite, or a rule of
+            `health.stop_when` ended it), or `failed`.
         step: the last one made.
         metrics: newest scores by name, and unweighted loss terms as `<update>/<term>`.
         seconds: of training, over all its starts.

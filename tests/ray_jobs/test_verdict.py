@@ -7,12 +7,12 @@ import yaml
 
 from inpaint import storage
 from inpaint.data import shards
-from inpaint.errors import DataError, StorageError
+from inpaint.errors import DataError, MendableError, StorageError
 from inpaint.sweep.trials import Record, planned, read_records, write_record
 from ray_jobs import evaluate, shard, train, tune, verdict
 from ray_jobs.lease import LeaseLostError
 from ray_jobs.toy import toy_run
-from ray_jobs.verdict import MendableError, remember
+from ray_jobs.verdict import remember
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import torch.multiprocessing as mp
 from inpaint import checkpoints, storage
 from inpaint.checkpoints import CheckpointWriter
 from inpaint.config import RunConfig, load_run
-from inpaint.errors import CheckpointError, ConfigError, DataError, TrainingError
+from inpaint.errors import CheckpointError, ConfigError, DataError, UnhealthyError
 from inpaint.methods import build_method
 from inpaint.training import NotFiniteError, Trainer
 from ray_jobs import stopping
@@ -424,7 +424,7 @@ def test_a_value_beyond_its_bound_so_many_times_ends_the_run(root):
     run = toy_run(root, "unwell", "health.every=2", rule)
 
     message = r"step 4: health/hole_error was 0\.\d+, outside -inf to 0, 2 times in a row"
-    with pytest.raises(TrainingError, match=message):
+    with pytest.raises(UnhealthyError, match=message):
         train(run, PlainSession())
 
 
@@ -435,7 +435,7 @@ def test_a_bound_on_what_only_a_later_stage_logs_waits_for_that_stage(root):
         "evaluation.every=1", "checkpoints.every=100", "health.stop_when={generator/local: {below: 1000, times: 2}}",
     ])  # fmt: skip
 
-    with pytest.raises(TrainingError, match=r"step 4: generator/local was .*, outside 1000 to inf, 2 times in a row"):
+    with pytest.raises(UnhealthyError, match=r"step 4: generator/local was .*, outside 1000 to inf, 2 times in a row"):
         train(run, PlainSession())
 
 
