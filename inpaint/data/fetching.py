@@ -66,6 +66,7 @@ class Fetcher:
         self._ahead: dict[int, int] = {}  # shard in line or on its way → bytes that were asked for up to and with it
         self._asked = self._done = 0
         self._failed: dict[int, Exception] = {}
+        self._again: set[int] = set()  # shards for which the store was away too long
         self._singles: deque[tuple[_Need, int]] = deque()
         self._needs: list[_Need] = []
         self._change = threading.Condition()
@@ -125,6 +126,9 @@ class Fetcher:
             self.hits += 1
             return
         self.misses += 1
+        if shard in self._again:
+            self._again.discard(shard)
+            self._queue(shard)
         if self._ahead.get(shard, self._done + WAIT_BYTES + 1) - self._done <= WAIT_BYTES or shard in self._failed:
             need.shards.add(shard)
             need.samples.append(sample)
@@ -196,6 +200,9 @@ class Fetcher:
             else:
                 self._read_singly(shard)
             over = self._settle()
+            if isinstance(error, storage.Unavailable):  # the store may be back when the shard is wanted next
+                del self._failed[shard]
+                self._again.add(shard)
         self._tell(over)
 
     def _patiently(self, read: Callable[[], Result]) -> Result:

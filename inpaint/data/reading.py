@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import resource
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
@@ -57,6 +58,7 @@ class Reader:
         self.index, self.cache = index, cache
         self.refetched = 0
         self._open: dict[int, _Open] = {}
+        self._changing = threading.Lock()  # that dict, by several decoding threads
         self._most_open = min(4096, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4)
         self._verified = np.zeros(len(index), bool)
         self.on_lost: Callable[[int], None] = lambda shard: None
@@ -104,8 +106,9 @@ class Reader:
     def keep_open(self, shards: Iterable[int]) -> None:
         """Close every other shard, so that the cache can give its room away."""
         kept = set(shards)
-        for shard in [shard for shard in self._open if shard not in kept]:
-            self._open.pop(shard, None)
+        with self._changing:
+            for shard in [shard for shard in self._open if shard not in kept]:
+                self._open.pop(shard, None)
 
     def _without_shard(self, sample: int, shard: int) -> bytes:
         """A sample whose shard is not on the disk."""
@@ -139,9 +142,11 @@ class Reader:
             path = self.cache.path(info.sha256)
         else:
             path = storage.local_path(self.index.shard_url(shard))
-        while len(self._open) >= self._most_open:
-            self._open.pop(next(iter(self._open)), None)
-        handle = self._open[shard] = _Open(os.open(path, os.O_RDONLY))
+        handle = _Open(os.open(path, os.O_RDONLY))
+        with self._changing:
+            while len(self._open) >= self._most_open:
+                self._open.pop(next(iter(self._open)))
+            self._open[shard] = handle
         return handle
 
     def _is_right(self, sample: int, data: memoryview | bytes) -> bool:
@@ -150,7 +155,8 @@ class Reader:
     def _mend(self, sample: int, scratch: Scratch) -> memoryview | bytes:
         """Read a damaged sample again, from a shard that was fetched again when it came from the cache."""
         shard, offset, length = self._place(sample)
-        self._open.pop(shard, None)
+        with self._changing:
+            self._open.pop(shard, None)
         url, key = self.index.shard_url(shard), self.index.key(sample)
         log.warning("%s: sample %s is damaged here; reading it again", url, key)
         if self.cache:

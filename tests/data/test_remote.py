@@ -123,6 +123,31 @@ def test_a_store_that_is_away_for_a_while_delays_the_stream_and_no_more(
     assert "could not read it in 6 attempts" in caplog.text
 
 
+def test_a_shard_that_could_not_be_fetched_ahead_is_asked_for_again_when_it_is_needed(store, remote, tmp_path):
+    index, _ = remote
+    store.always["toy/000003.tar"] = 503
+    reader = Reader(index, ShardCache(tmp_path / "cache", 2**30))
+    fetcher, sample = Fetcher(reader, threads=1), int(index.first[3])
+    try:
+        fetcher.want([3])
+        wait_until(lambda: not fetcher._ahead)  # given up, and nobody waited
+        del store.always["toy/000003.tar"]
+        answers = []
+        fetcher.call_when_here([sample], lambda alone, error: answers.append((alone, error)))
+        wait_until(lambda: answers)
+        assert answers[0][1] is None
+        wait_until(lambda: 3 in fetcher._present)
+    finally:
+        fetcher.close()
+
+
+def wait_until(holds):
+    until = time.monotonic() + 20
+    while not holds():
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
 def test_a_shard_altered_on_the_way_is_fetched_again(store, remote, tmp_path):
     index, local = remote
     answers = iter([None, altered])
