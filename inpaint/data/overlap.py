@@ -118,7 +118,7 @@ def check_overlap(
 
 
 def fingerprints(index: Index, *, progress: Progress = lambda images: None) -> Fingerprints:
-    """The fingerprint of every image of a set; kept beside it under its digest."""
+    """The fingerprint of every image of a set, made shard by shard; kept beside it under its digest."""
     place = storage.join(index.url, "overlap", f"{index.digest[:16]}-v{VERSION}.npz")
     with suppress(StorageError, ValueError, KeyError, OSError):
         kept = np.load(io.BytesIO(storage.read_bytes(place)), allow_pickle=False)
@@ -126,16 +126,20 @@ def fingerprints(index: Index, *, progress: Progress = lambda images: None) -> F
             progress(len(index))
             return Fingerprints(**kept)
 
-    def of_shard(number: int) -> np.ndarray:
+    def of_shard(number: int) -> Fingerprints:
         with local_shard(index.shard_url(number)) as path:
             images = shard_images(index, number, path)
             lumas = [_luma(data, f"{index.url}: sample {index.key(row)}") for row, data in images]
         progress(len(lumas))
-        return np.stack(lumas) if lumas else np.empty((0, LUMA, LUMA), np.uint8)
+        return fingerprint(np.stack(lumas) if lumas else np.empty((0, LUMA, LUMA), np.uint8))
 
     with ThreadPoolExecutor(THREADS) as pool:
-        lumas = np.concatenate(list(pool.map(of_shard, range(len(index.shards)))))
-    found = fingerprint(lumas)
+        shards = list(pool.map(of_shard, range(len(index.shards))))
+    found = Fingerprints(
+        np.concatenate([shard.signs for shard in shards]),
+        np.concatenate([shard.mirrored for shard in shards]),
+        np.concatenate([shard.thumbnails for shard in shards]),
+    )
     file = io.BytesIO()
     np.savez(file, signs=found.signs, mirrored=found.mirrored, thumbnails=found.thumbnails)
     _keep(place, file.getvalue())

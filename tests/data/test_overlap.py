@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from inpaint.data import overlap
+from inpaint.data.index import load_index
 from inpaint.data.overlap import check_overlap, fingerprint, reduced_luma
 from tests.data.gallery import save, scene
 from tests.data.test_shards import write
@@ -57,6 +59,19 @@ def test_the_same_bytes_are_an_exact_pair(tmp_path):
     found = check_overlap(train, test)
     assert [(p.first, p.second, p.exact) for p in found.pairs] == [("a", "c", True), ("b", "d", False)]
     assert found.exact == 1
+
+
+def test_fingerprints_are_made_shard_by_shard_and_equal_those_of_all_images_at_once(tmp_path, monkeypatch):
+    """No more than one shard's images are in memory for each thread: 1.8 million lumas would take 11 GB."""
+    images = {f"{i:02d}.png": save(rich(i), "PNG") for i in range(7)}
+    index = load_index(set_of(tmp_path / "set", images, samples=3, keep_original=True))
+    expected = fingerprint(np.stack([reduced_luma(images[f"{index.key(i)}.png"]) for i in range(7)]))
+    sizes = []
+    monkeypatch.setattr(overlap, "fingerprint", lambda lumas: sizes.append(len(lumas)) or fingerprint(lumas))
+    found = overlap.fingerprints(index)
+    assert sorted(sizes) == [1, 3, 3]
+    for name in ("signs", "mirrored", "thumbnails"):
+        assert np.array_equal(getattr(found, name), getattr(expected, name))
 
 
 def test_blank_pictures_are_no_duplicates_of_each_other(tmp_path):
