@@ -39,7 +39,7 @@ def read_health(rows: Rows) -> Health:
         rows: logged numbers, `update/term` by name, with their `step`.
     """
     names = sorted({name for row in rows for name in row if name != "step"})
-    judges = sorted({name.split("/")[0] for name in names if name.split("/")[0].startswith("discriminator")})
+    judges = sorted({name.split("/")[0] for name in names if name.split("/")[0].endswith("discriminator")})
     terms = [n for n in names if n.split("/")[0] in judges and n.split("/")[-1] not in ("loss", "learning_rate")]
     adversarial = [n for n in names if n.endswith("/adversarial") or "/adversarial_" in n]
     gradients = [n for n in names if "gradient" in n and "matching" not in n]
