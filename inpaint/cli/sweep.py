@@ -39,6 +39,8 @@ def run(
 ) -> None:
     """Make every trial that is still to be made; started again under its name, a sweep goes on where it was.
 
+    It ends with an error while trials are missing or have failed, unless `inpaint stop` ended it.
+
     inpaint sweep run isnet-loss-weights --budget tiny --set settings.data.dataset=demo --dry-run
     """
     from inpaint.config.sweep import load_sweep
@@ -48,7 +50,9 @@ def run(
     if dry_run:
         _print_first(config, place, local=not (address or os.environ.get("RAY_ADDRESS")), as_json=as_json)
         return
-    from ray_jobs.tune import run_sweep
+    from inpaint.sweep.trials import sweep_url
+    from ray_jobs.stopping import stop_is_asked
+    from ray_jobs.tune import check_all_made, run_sweep
 
     def told(record: Any, done: int, total: int) -> None:
         score = record.metrics.get(config.metric)
@@ -61,6 +65,10 @@ def run(
             config, root=place, address=address, on_record=told, on_note=lambda text: print(text, file=sys.stderr)
         )
     _print_states(config.name, records, as_json=as_json)
+    if stop_is_asked(sweep_url(config.name, root=place)):
+        print(f"{config.name}: stopped as asked; run it again to go on", file=sys.stderr)
+        return
+    check_all_made(config, records, root=place)
 
 
 sweep.command("submit")(submit_sweep)  # the same command as `inpaint submit sweep`

@@ -6,10 +6,12 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+from inpaint import storage
 from inpaint.cli import app
 from inpaint.config.sweep import load_sweep
-from inpaint.errors import ConfigError, EvaluationError
-from inpaint.sweep.trials import Record, begin, planned, write_record
+from inpaint.errors import ConfigError, EvaluationError, MendableError, TrainingError
+from inpaint.sweep.trials import Record, begin, planned, read_records, sweep_url, write_record
+from ray_jobs import tune
 
 SETTINGS = ["settings.data.dataset=photos", "trials=10"]
 OPTIONS = [word for setting in SETTINGS for word in ("--set", setting)]
@@ -101,6 +103,46 @@ def test_a_search_that_proposes_every_trial_is_checked_by_a_drawn_one(tmp_path):
 def test_a_dry_run_refuses_a_changed_definition_under_an_old_name(swept):
     with pytest.raises(ConfigError, match="started with another budget"):
         call("sweep", "run", "isnet-loss-weights", "--budget", "256k", *OPTIONS, "--root", swept, "--dry-run")
+
+
+@pytest.fixture
+def run_with(swept, monkeypatch):
+    """Runs the command over a driver that leaves the first trials with these states."""
+
+    def run(*states, stop=False):
+        def run_sweep(sweep, *, root, **options):
+            for trial, status in zip(planned(sweep), states, strict=False):
+                record = Record(trial.id, trial.label, trial.values, trial.seed, status, 4, {}, 9.0, reason="it burnt")
+                write_record(sweep, record, root=root)
+            if stop:
+                storage.write_bytes(storage.join(sweep_url(sweep.name, root=root), "stop"), b"")
+            return read_records(sweep.name, root=root)
+
+        monkeypatch.setattr(tune, "run_sweep", run_sweep)
+        return call("sweep", "run", "isnet-loss-weights", "--budget", "tiny", *OPTIONS, "--root", swept, "--json")
+
+    return run
+
+
+def test_a_sweep_whose_trials_all_came_to_an_end_of_their_own_succeeds(run_with):
+    assert run_with(*["finished"] * 8, "diverged", "stopped").exit_code == 0
+
+
+def test_a_sweep_with_failed_trials_ends_with_an_error(run_with):
+    with pytest.raises(TrainingError, match=r"1 of 10 trials failed \(009: it burnt\)"):
+        run_with(*["finished"] * 9, "failed")
+
+
+def test_a_sweep_with_lost_trials_ends_with_an_error(run_with):
+    with pytest.raises(MendableError, match=r"2 trials were not made \(008, ...\); start it again"):
+        run_with(*["finished"] * 8)
+
+
+def test_a_sweep_that_was_asked_to_stop_ends_well_and_says_so(run_with):
+    out = run_with("finished", stop=True)
+    assert out.exit_code == 0
+    assert "isnet-loss-weights: stopped as asked; run it again to go on" in out.stderr
+    assert json.loads(out.stdout)["records"]["000"]["status"] == "finished"
 
 
 def test_a_promoted_trial_names_where_it_comes_from(swept, monkeypatch):
