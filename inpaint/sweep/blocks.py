@@ -156,7 +156,8 @@ def looks(sweep: SweepConfig, records: Records) -> Block:
                 f"({agreement.low:+.2f} to {agreement.high:+.2f}, {agreement.n} trials)"
             )
     if sentences:
-        sentences.append("A smaller value looks better, so -1 would be full agreement of score and look")
+        agreement_at = "-1" if sweep.metrics[sweep.metric] == "max" else "+1"
+        sentences.append(f"A smaller value looks better, so {agreement_at} would be full agreement of score and look")
     rows = [
         [r.id, r.label, *(_score(r, n) for n in names), f"{r.seconds:.0f}", f"{r.gpu_hours:.3g}"]
         for r in records.values()

@@ -192,3 +192,16 @@ def test_the_report_shows_where_score_and_look_disagree(sweep, tmp_path):
     assert "Spearman's rank correlation of psnr with health/seam_error: +1.00" in text
     assert "| 000 | Table 1, row 1 | 0.5 | 25.0% |" in text  # raw magnitude and share, nothing of the data
     assert "data/samples" not in text
+    assert "so -1 would be full agreement of score and look" in text  # PSNR is better when it is larger
+
+
+def test_score_and_look_that_are_both_better_when_smaller_agree_fully_at_plus_one(tmp_path):
+    settings = ["settings.data.dataset=photos", "trials=10", "metrics={l1: min}", "published=[]"]
+    sweep = load_sweep("isnet-loss-weights", budget="tiny", assignments=settings)
+    begin(sweep, root=str(tmp_path))
+    scores = [{"l1": 5.0 + n, "lpips_squeeze": 0.1 + 0.01 * n} for n in range(10)]
+    for record in made(sweep, scores).values():
+        write_record(sweep, record, root=str(tmp_path))
+    text = report_sweep(sweep.name, root=str(tmp_path)).markdown
+    assert "Spearman's rank correlation of l1 with lpips_squeeze: +1.00" in text
+    assert "so +1 would be full agreement of score and look" in text
