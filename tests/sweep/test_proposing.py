@@ -61,12 +61,9 @@ def ended(values, status, step=12, **scores):
 @pytest.mark.parametrize(
     "record",
     [
-        ended({L1: 9.0}, "diverged", 3),
-        ended({L1: 9.0}, "diverged", 3, psnr=99.0, l1=0.0),  # of an evaluation before
         ended({L1: 9.0}, "failed", 3, psnr=99.0, l1=0.0),
-        ended({L1: 9.0}, "finished", psnr=float("nan"), l1=0.0),
-        ended({L1: 9.0}, "finished", psnr=float("inf"), l1=0.0),
         ended({L1: 90.0}, "finished", psnr=99.0, l1=0.0),  # a fixed point beyond the bounds
+        ended({L1: 90.0}, "diverged", 3),
         ended({}, "finished", psnr=99.0, l1=0.0),  # a fixed point that leaves the preset's value
     ],
 )
@@ -74,8 +71,42 @@ def test_what_is_no_result_within_the_space_teaches_nothing(definition, multi_ob
     sweep = definition(multi_objective=multi_objective)
     known = records([n / 2 for n in range(21)], lambda value: {"psnr": -abs(value - 2), "l1": abs(value - 2)})
     proposed = [values[L1] for values in propose(sweep, [*known, record], 12)]
-    diverged = ended({L1: 5.0}, "diverged", 3)  # moves the seed as the other does
-    assert proposed == [values[L1] for values in propose(sweep, [*known, diverged], 12)]
+    other = ended({L1: 5.0}, "failed", 3)  # moves the seed as the first does
+    assert proposed == [values[L1] for values in propose(sweep, [*known, other], 12)]
+
+
+@pytest.mark.parametrize("multi_objective", ["false", "true"])
+@pytest.mark.parametrize(
+    ("status", "scores"),
+    [
+        ("diverged", {}),
+        ("diverged", {"psnr": 99.0, "l1": 0.0}),  # of an evaluation before
+        ("finished", {"psnr": float("nan"), "l1": 0.0}),
+        ("finished", {"psnr": float("inf"), "l1": float("nan")}),
+    ],
+)
+def test_trials_without_a_result_keep_the_search_away(definition, multi_objective, status, scores):
+    """Scores rise up to 6; beyond it no trial has one. In 40 trials made one after another, a search that learns
+    nothing from that asks for 30 of those."""
+
+    def made(number, value):
+        if value > 6:
+            return replace(ended({L1: value}, status, **scores), id=f"{number:03d}")
+        return replace(ended({L1: value}, "finished", psnr=value, l1=-value), id=f"{number:03d}")
+
+    sweep, known = definition(multi_objective=multi_objective), []
+    for number in range(40):
+        known.append(made(number, propose(sweep, known, 1)[0][L1]))
+
+    values = [record.values[L1] for record in known]
+    assert sum(value > 6 for value in values) < 20
+    assert max(value for value in values if value <= 6) > 5.5
+
+
+def test_trials_that_diverged_before_any_finished_are_no_obstacle(definition):
+    known = [replace(ended({L1: n / 2}, "diverged"), id=f"{n:03d}") for n in range(12)]
+    for multi_objective in ("false", "true"):
+        assert len(propose(definition(multi_objective=multi_objective), known, 3)) == 3
 
 
 def test_a_fixed_point_outside_of_the_choices_teaches_nothing(tmp_path):
