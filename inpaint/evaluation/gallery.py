@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -51,17 +52,22 @@ def gallery(found: Found, *, subject: str) -> list[Shown]:
     """Three fills of every bin of a result's first protocol, chosen by PSNR and made again from its request.
 
     Raises:
-        EvaluationError: the result has no PSNR, or its images are not the ones that were scored any more.
+        EvaluationError: the result has no PSNR, or the images or masks there are not the ones that were scored.
         InpaintError: the checkpoint, the images or the masks are not there any more.
     """
     name = next((n for n in found.result.stamp.protocols if _has_psnr(n)), None)
     if name is None:
         raise EvaluationError(f"{found.url}: no protocol with a PSNR, by which pictures are chosen")
-    scores = from_parquet(storage.read_bytes(storage.join(found.url, "scores.parquet"))).scores
-    wanted = [s for s in scores if s.protocol == name and s.column == "psnr" and s.subject == subject]
-    job = prepare(_request(found))
+    part = from_parquet(storage.read_bytes(storage.join(found.url, "scores.parquet")))
+    wanted = [s for s in part.scores if s.protocol == name and s.column == "psnr" and s.subject == subject]
+    job = prepare(_request(found), networks=False)
     share = job.plan.shares[name]
-    return [_fill(job, share, subject, score, rank) for score, rank in _chosen(wanted)]
+    if share.holes.sha256 != found.result.stamp.protocols[name]["masks"]:
+        raise EvaluationError(f"{share.holes.name}: the masks are not the ones that were scored; evaluate anew")
+    if job.subject.about.get("fingerprint") != found.about.get("fingerprint"):
+        raise EvaluationError(f"{job.subject.about['images']}: the files changed after they were scored; evaluate anew")
+    truths = part.truths[name]
+    return [_fill(job, share, subject, score, rank, digest=truths[score.image]) for score, rank in _chosen(wanted)]
 
 
 def _has_psnr(name: str) -> bool:
@@ -90,11 +96,14 @@ def _chosen(scores: list[Score]) -> Iterator[tuple[Score, str]]:
 
 
 @torch.inference_mode()
-def _fill(job: Job, share: ProtocolPlan, subject: str, score: Score, rank: str) -> Shown:
-    pixels = truth_of(share, job.plan.pictures.read(score.image))
+def _fill(job: Job, share: ProtocolPlan, subject: str, score: Score, rank: str, *, digest: str) -> Shown:
+    pictures = job.plan.pictures
+    if score.image not in pictures.ids:
+        raise EvaluationError(f"{pictures.name}: {score.image} was scored and is not there any more; evaluate anew")
+    pixels = np.ascontiguousarray(truth_of(share, pictures.read(score.image)))
+    if hashlib.sha256(pixels).hexdigest() != digest:
+        raise EvaluationError(f"{pictures.name}: {score.image} is not the picture that was scored; evaluate anew")
     hole = share.holes.read(score.mask)
-    if hole.shape != pixels.shape[:2]:
-        raise EvaluationError(f"{score.image}: its mask is of another size now; evaluate anew")
     truth = to_float(torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None]).to(job.device)
     mask = torch.from_numpy(hole.copy())[None, None].float().to(job.device)
     predicted = job.subject.fillers[subject](truth * (1 - mask), mask, [score.image])

@@ -12,6 +12,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
+from itertools import groupby
 from string import Template
 
 import numpy as np
@@ -91,20 +92,15 @@ def line_plot(title: str, series: Mapping[str, Points], *, width: int = 520, hei
         series: label → (x, y), in order of x; points that are not finite break their line.
         width, height: pixels.
     """
-    drawn = {name: [p for p in points if math.isfinite(p[1])] for name, points in series.items()}
-    drawn = {name: points for name, points in drawn.items() if points}
+    drawn = {name: pieces for name, points in series.items() if (pieces := _unbroken(points))}
     if not drawn:
         return ""
-    frame = _Frame.around([p for points in drawn.values() for p in points], width, height)
+    frame = _Frame.around([p for pieces in drawn.values() for piece in pieces for p in piece], width, height)
     lines, legend = [], []
     across = max(1, min(4, (width - 60) // (7 * max(map(len, drawn)) + 24)))
-    for place, (name, points) in enumerate(drawn.items()):
+    for place, (name, pieces) in enumerate(drawn.items()):
         colour = COLOURS[place % len(COLOURS)]
-        path = " ".join(f"{frame.x(x):.1f},{frame.y(y):.1f}" for x, y in points)
-        lines.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.6"/>')
-        if len(points) == 1:
-            x, y = points[0]
-            lines.append(f'<circle cx="{frame.x(x):.1f}" cy="{frame.y(y):.1f}" r="2.5" fill="{colour}"/>')
+        lines += [frame.line(piece, colour) for piece in pieces]
         left, top = 60 + (width - 60) // across * (place % across), height + 14 + 15 * (place // across)
         legend.append(f'<rect x="{left}" y="{top - 8}" width="9" height="9" fill="{colour}"/>')
         legend.append(f'<text x="{left + 13}" y="{top}" font-size="11">{text(name)}</text>')
@@ -169,6 +165,15 @@ class _Frame:
     def y(self, value: float) -> float:
         return self.height - 26 - (value - self.low) / (self.high - self.low) * (self.height - 54)
 
+    def line(self, points: Points, colour: str) -> str:
+        """A line through its points; a point alone is a dot."""
+        path = " ".join(f"{self.x(x):.1f},{self.y(y):.1f}" for x, y in points)
+        drawn = f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.6"/>'
+        if len(points) > 1:
+            return drawn
+        x, y = points[0]
+        return f'{drawn}<circle cx="{self.x(x):.1f}" cy="{self.y(y):.1f}" r="2.5" fill="{colour}"/>'
+
     def axes(self) -> str:
         marks = []
         for value in _ticks(self.low, self.high, 5):
@@ -180,6 +185,12 @@ class _Frame:
             place = f'x="{x:.1f}" y="{self.height - 8}"'
             marks.append(f'<text {place} font-size="11" text-anchor="middle">{value:g}</text>')
         return "".join(marks)
+
+
+def _unbroken(points: Points) -> list[Points]:
+    """The stretches of finite points between those that are not."""
+    stretches = groupby(points, key=lambda point: math.isfinite(point[1]))
+    return [list(stretch) for finite, stretch in stretches if finite]
 
 
 def _ticks(low: float, high: float, count: int) -> list[float]:

@@ -29,8 +29,8 @@ from inpaint.evaluation.perceptual import Networks, load_perceptual
 from inpaint.evaluation.pictures import open_pictures
 from inpaint.evaluation.plan import Plan, make_plan
 from inpaint.evaluation.protocols import DATA_SETS, Protocol, data_set, find_protocols
-from inpaint.evaluation.results import Result
-from inpaint.evaluation.stamp import scoring_code
+from inpaint.evaluation.results import Result, load_result
+from inpaint.evaluation.stamp import filling_code, scoring_code
 from inpaint.evaluation.subjects import ONE_SHOT, PROGRESSIVE, Subject, load_subject
 
 Progress = Callable[[int, int], None]
@@ -64,9 +64,13 @@ class Job:
 
     @property
     def digest(self) -> str:
-        """Of everything that decides the numbers, the code among it: parts of another version are not gone on from."""
+        """Of everything that decides the numbers, the code that fills and scores among it.
+
+        Parts and results of another version of that code lie in another folder and are not gone on from.
+        """
         networks = {name: network.sha256 for name, network in {**self.perceptual.present, **self.inceptions}.items()}
-        values = [self.plan.digest, dict(self.subject.about), list(self.subject.fillers), networks, scoring_code()]
+        code = [scoring_code(), filling_code()]
+        values = [self.plan.digest, dict(self.subject.about), list(self.subject.fillers), networks, code]
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
     @property
@@ -80,14 +84,20 @@ class Job:
         return storage.join(self.url, "parts")
 
 
-def prepare(request: EvaluationRequest) -> Job:
+def prepare(request: EvaluationRequest, *, networks: bool = True) -> Job:
     """Load what a request names and decide what will be scored; nothing is written.
+
+    Args:
+        request: what to score.
+        networks: load the scoring networks too; whoever only wants the fills does without.
 
     Raises:
         InpaintError: whatever is wrong with the request, before anything is filled.
     """
+    if not networks:
+        request = request.model_copy(update={"lpips": {}, "features": {}, "faces": {}, "sha256": {}})
     device = _device(request.device)
-    perceptual = _networks(request, device)
+    perceptual = _networks(request, device) if networks else Networks({}, {})
     inceptions = load_feature_networks(request.features, device=device, sha256=request.sha256)
     if request.finished:
         return _prepare_finished(request, request.finished, device, perceptual, inceptions)
@@ -187,10 +197,7 @@ def finish(job: Job) -> Result:
     )
     masks = {name: share.holes.sha256 for name, share in job.plan.shares.items()}
     pairs = pair_file({n: s.pairs for n, s in job.plan.shares.items()}, seed=job.plan.seed, masks=masks)
-    request = job.request.model_dump(mode="json")
-    if isinstance(job.subject.about.get("url"), str):
-        request |= {"subject": job.subject.about["url"], "best": None}  # the very checkpoint, whatever the run has next
-    storage.write_bytes(storage.join(job.url, "request.json"), json.dumps(request, indent=1).encode())
+    storage.write_bytes(storage.join(job.url, "request.json"), json.dumps(_pinned(job), indent=1).encode())
     storage.write_bytes(storage.join(job.url, "pairs.json"), json.dumps(pairs).encode())
     storage.write_bytes(storage.join(job.url, "scores.parquet"), to_parquet(everything))
     storage.write_bytes(storage.join(job.url, "result.json"), json.dumps(result.to_dict(), indent=1).encode())
@@ -198,11 +205,57 @@ def finish(job: Job) -> Result:
     return result
 
 
-def run_job(request: EvaluationRequest, *, progress: Progress = lambda done, total: None) -> tuple[Job, Result]:
-    """A whole evaluation in this process."""
+def whole_result(job: Job) -> Result | None:
+    """The result of an earlier start of this very job: the same request, images, weights and code; None without one."""
+    try:
+        asked = json.loads(storage.read_bytes(storage.join(job.url, "request.json")))
+    except (storage.MissingObject, ValueError):
+        return None
+    there = storage.exists(storage.join(job.url, "result.json")) and storage.exists(
+        storage.join(job.url, "scores.parquet")
+    )
+    if not there or asked | {"device": None} != _pinned(job) | {"device": None}:
+        return None
+    result = load_result(job.url)
+    storage.delete_tree(job.parts_url)  # a start that was lost just before its end leaves them
+    return result
+
+
+def run_job(
+    request: EvaluationRequest,
+    *,
+    progress: Progress = lambda done, total: None,
+    tell: Callable[[str], None] = lambda text: None,
+) -> tuple[Job, Result]:
+    """A whole evaluation in this process, or the result that an earlier start of the same one left.
+
+    Args:
+        request: what to score.
+        progress: gets the parts done and the parts in all.
+        tell: gets a sentence when nothing had to be scored.
+
+    Raises:
+        InpaintError: as `prepare` and `score_missing`.
+    """
     job = prepare(request)
+    if (result := whole_result(job)) is not None:
+        tell(already_scored(job))
+        return job, result
     score_missing(job, progress=progress)
     return job, finish(job)
+
+
+def already_scored(job: Job) -> str:
+    """The sentence that says so."""
+    return f"{job.url}: scored before under the same conditions, and read from there; remove it to score anew"
+
+
+def _pinned(job: Job) -> dict[str, Any]:
+    """The request with the very checkpoint that was scored, whatever the run has next."""
+    request = job.request.model_dump(mode="json")
+    if isinstance(job.subject.about.get("url"), str):
+        request |= {"subject": job.subject.about["url"], "best": None}
+    return request
 
 
 def _device(name: str | None) -> torch.device:

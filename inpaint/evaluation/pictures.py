@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from isal import isal_zlib
 from PIL import Image
 
 from inpaint import archives, storage
@@ -135,7 +136,13 @@ def _from_shards(url: str) -> Pictures:
     def data(key: str) -> bytes:
         sample = samples[key]
         shard = index.shard_url(int(index.shard[sample]))
-        return storage.read_range(shard, int(index.offset[sample]), int(index.length[sample]))
+        found = storage.read_range(shard, int(index.offset[sample]), int(index.length[sample]))
+        if isal_zlib.crc32(found) != index.crc32[sample]:
+            raise EvaluationError(
+                f"{shard}: sample {key} is not as the index describes it (its CRC-32 differs); bring the shard back "
+                f"or, if it was written anew, run `inpaint shards index {url}`"
+            )
+        return found
 
     return Pictures(
         url,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from importlib import resources
 from typing import Any
 
@@ -35,6 +36,13 @@ _SCORING_CODE = (
     ),
     ("inpaint.masks", ("files", "ratios", "segments", "shapes", "strokes")),
 )
+_FILLING_CODE = {
+    "inpaint": ("imaging.py",),
+    "inpaint.evaluation": ("baselines.py", "subjects.py", "telea.py"),
+    "inpaint.inference": ("filling.py", "progressive.py"),
+    "inpaint.methods": (),
+    "inpaint.nn": (),
+}  # modules of each package, all where none is named
 
 
 @dataclass(frozen=True)
@@ -79,6 +87,18 @@ def scoring_code() -> dict[str, str]:
         for module in modules:
             digest.update((resources.files(package) / f"{module}.py").read_bytes())
     return {"version": __version__, "scoring": digest.hexdigest()}
+
+
+@cache
+def filling_code() -> str:
+    """Digest of the modules that make the fills. No part of a stamp: a fill is scored alike whatever made it."""
+    digest = hashlib.sha256()
+    for package, modules in _FILLING_CODE.items():
+        folder = resources.files(package)
+        names = modules or sorted(file.name for file in folder.iterdir() if file.name.endswith(".py"))
+        for name in names:
+            digest.update(f"{package} {name}\n".encode() + (folder / name).read_bytes())
+    return digest.hexdigest()
 
 
 def images_sha(truths: Mapping[str, str]) -> str:

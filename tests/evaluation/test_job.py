@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import warnings
 from pathlib import Path
 
@@ -13,12 +14,15 @@ from PIL import Image
 
 from inpaint import storage
 from inpaint.config.evaluation import EvaluationRequest
+from inpaint.data.index import load_index
 from inpaint.errors import EvaluationError, WeightsError
-from inpaint.evaluation import baselines
+from inpaint.evaluation import baselines, stamp
 from inpaint.evaluation import job as jobs
 from inpaint.evaluation.job import finish, prepare, run_job, score_missing
 from inpaint.evaluation.parts import from_parquet, kept_parts, to_parquet
+from inpaint.evaluation.pictures import open_pictures
 from inpaint.evaluation.results import load_result
+from tests.data.test_shards import write
 from tests.evaluation.scenes import photographs
 from tests.faulty_s3 import shared_server
 
@@ -70,6 +74,51 @@ def test_parts_that_another_version_of_the_code_scored_are_not_gone_on_from(tmp_
     assert kept_parts(prepare(request(tmp_path)).parts_url) == {0}
     monkeypatch.setattr("inpaint.evaluation.job.scoring_code", lambda: {"version": "0.1.0", "scoring": "other"})
     assert kept_parts(prepare(request(tmp_path)).parts_url) == set()
+
+
+def test_parts_and_results_of_other_filling_code_lie_elsewhere_and_compare_all_the_same(tmp_path, monkeypatch):
+    before, first = run_job(request(tmp_path))
+    place = before.parts_url
+    monkeypatch.setattr(jobs, "filling_code", lambda: "another Telea")
+    after, second = run_job(request(tmp_path))
+    assert after.parts_url != place
+    assert first.stamp.differences(second.stamp, "inp-v1") == []
+
+
+@pytest.mark.parametrize(
+    "module", ["inpaint/imaging.py", "inpaint/evaluation/telea.py", "inpaint/methods/isnet.py", "inpaint/nn/gated.py"]
+)
+def test_a_change_of_any_module_that_fills_changes_the_digest_of_the_filling_code(tmp_path, monkeypatch, module):
+    source = Path(jobs.__file__).parents[1]
+    shutil.copytree(source, tmp_path / "inpaint", ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(stamp.resources, "files", lambda package: tmp_path / package.replace(".", "/"))
+    before = stamp.filling_code.__wrapped__()
+    assert before == stamp.filling_code.__wrapped__()
+    with (tmp_path / module).open("a") as file:
+        file.write("# changed")
+    assert stamp.filling_code.__wrapped__() != before
+
+
+def test_an_evaluation_that_was_finished_is_read_and_not_scored_again(tmp_path, monkeypatch):
+    """As after a driver that was lost between writing the result and its own end."""
+    job, first = run_job(request(tmp_path))
+    score_missing(job, [0])  # parts that the lost driver had not removed yet
+    monkeypatch.setitem(baselines.BASELINES, "mean-colour", lambda image, mask: pytest.fail("filled again"))
+    said = []
+    _, second = run_job(request(tmp_path), tell=said.append)
+    assert second.to_dict() == first.to_dict()
+    assert said == [f"{job.url}: scored before under the same conditions, and read from there; remove it to score anew"]
+    assert kept_parts(job.parts_url) == set()
+
+
+def test_what_is_not_whole_is_scored_to_its_end(tmp_path):
+    job, first = run_job(request(tmp_path))
+    for name in ("result.json", "scores.parquet", "request.json"):
+        storage.local_path(storage.join(job.url, name)).unlink()
+        said = []
+        _, again = run_job(request(tmp_path), tell=said.append)
+        assert again.to_dict() == first.to_dict()
+        assert said == []
 
 
 def test_parts_keep_every_digit(tmp_path):
@@ -215,6 +264,23 @@ def test_images_of_an_object_store_are_scored_beside_a_local_root(tmp_path, monk
 
     here, there = prepare(request(tmp_path)), prepare(request(tmp_path, data="s3://lab/photos"))
     assert list(there.plan.pictures.ids) == list(here.plan.pictures.ids)
+
+
+def test_a_sample_whose_bytes_are_not_those_of_the_index_is_refused_by_shard_and_key(tmp_path):
+    """The byte that changes leaves a picture that still decodes; only the sum tells."""
+    write(folder(tmp_path / "photos", count=6), tmp_path / "set", keep_original=True)
+    index = load_index(str(tmp_path / "set"))
+    pictures = open_pictures(index.url)
+    sample = 4
+    key, shard = index.key(sample), Path(index.shard_url(int(index.shard[sample])))
+    pictures.read(key)
+    data = bytearray(shard.read_bytes())
+    last = int(index.offset[sample]) + int(index.length[sample]) - 1
+    data[last] ^= 1  # of the checksum of PNG's end, which decoders pass over
+    shard.write_bytes(data)
+    with pytest.raises(EvaluationError, match=rf"{shard.name}: sample {key} is not as the index describes it"):
+        pictures.read(key)
+    pictures.read(index.key(0))
 
 
 def test_a_wrong_baseline_or_data_is_refused_in_one_line(tmp_path):

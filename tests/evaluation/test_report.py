@@ -5,6 +5,9 @@ import re
 
 import numpy as np
 import pytest
+import torch
+import torchvision
+from PIL import Image
 
 from inpaint import storage
 from inpaint.config import load_run
@@ -87,13 +90,42 @@ def test_a_run_that_was_not_evaluated_has_a_page_too_and_no_run_is_an_error(run,
 
 
 def test_pictures_that_cannot_be_made_again_leave_the_rest_of_the_page(run, monkeypatch):
-    def gone(request):
+    def gone(request, **options):
         raise EvaluationError("the checkpoint is gone")
 
     monkeypatch.setattr(galleries, "prepare", gone)
     page = report_run(run).html
     assert "no pictures: the checkpoint is gone" in page
     assert "<h2>Scores</h2>" in page
+
+
+def test_pictures_of_photographs_that_were_replaced_or_renamed_are_not_shown(run, tmp_path):
+    photo = tmp_path / "photos" / "photo-02.png"
+    photo.rename(photo.with_name("other.png"))
+    assert "no pictures: " + f"{tmp_path}/photos: photo-02 was scored and is not there any more" in report_run(run).html
+    (tmp_path / "photos" / "other.png").rename(photo)
+    assert report_run(run).html.count('class="slider"') == 6 * 3
+    for path in (tmp_path / "photos").iterdir():
+        Image.fromarray(255 - np.asarray(Image.open(path))).save(path)
+    page = report_run(run).html
+    assert "is not the picture that was scored; evaluate anew" in page
+    assert 'class="slider"' not in page
+
+
+def test_pictures_need_no_scoring_networks(tmp_path):
+    """They were given by a path of the machine that scored, which no other machine has."""
+    torch.manual_seed(0)
+    weights = tmp_path / "squeeze.pth"
+    torch.save(torchvision.models.squeezenet1_1(weights=None).state_dict(), weights)
+    request = EvaluationRequest(
+        subject="baseline:mean-colour", data=folder(tmp_path / "photos", count=2, size=64), size=64, device="cpu",
+        root=str(tmp_path / "root"), lpips={"squeeze": str(weights)}, sha256={},
+    )  # fmt: skip
+    job, _ = run_job(request)
+    expected = gallery(results_of(job.url)[0], subject="one-shot")
+    weights.unlink()
+    shown = gallery(results_of(job.url)[0], subject="one-shot")
+    assert [item.psnr for item in shown] == [item.psnr for item in expected] != []
 
 
 def test_curves_are_grouped_by_update_rates_and_scores():
@@ -130,6 +162,14 @@ def test_a_plot_draws_its_points_where_its_axes_say():
     assert y0 > y1
     assert "<script" not in html.line_plot("<script>", {"a": [(0, 0.0)]})
     assert html.line_plot("empty", {"a": [(0, float("nan"))]}) == ""
+
+
+def test_a_value_that_is_not_finite_breaks_the_line_and_a_point_between_two_breaks_is_a_dot():
+    gap = float("nan")
+    drawn = html.line_plot("loss", {"a": [(0, 1.0), (1, 2.0), (2, gap), (3, 2.0), (4, gap), (5, 1.0), (6, 1.0)]})
+    assert [len(path.split()) for path in re.findall(r'points="([^"]+)"', drawn)] == [2, 1, 2]
+    assert drawn.count("<circle") == 1
+    assert drawn.count("<rect") == 1  # one line in the legend
 
 
 def test_pages_escape_what_comes_from_outside():
