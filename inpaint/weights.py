@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
+import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -101,7 +105,9 @@ def _from_torchvision(name: str, option: str) -> Path:
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        torch.hub.download_url_to_file(url, str(path), hash_prefix=path.stem.rpartition("-")[2], progress=False)
+        with _one_at_a_time(path.parent):
+            if not path.is_file():
+                torch.hub.download_url_to_file(url, str(path), hash_prefix=path.stem.rpartition("-")[2], progress=False)
     except Exception as error:
         raise WeightsError(f"{given}: the download failed ({error}); {_ways(name, option)}") from error
     return path
@@ -110,14 +116,23 @@ def _from_torchvision(name: str, option: str) -> Path:
 def _from_mirror(name: str, url: str, option: str) -> Path:
     try:
         version = hashlib.sha256(f"{url} {storage.stat(url).etag}".encode()).hexdigest()[:16]
-        folder = Path(tempfile.gettempdir()) / "inpaint-weights" / version
+        folder = Path(tempfile.gettempdir()) / f"inpaint-weights-{os.getuid()}" / version
+        folder.mkdir(parents=True, exist_ok=True)
         path = folder / storage.name_of(url)
-        if not path.is_file():
-            folder.mkdir(parents=True, exist_ok=True)
-            storage.download(url, path)
+        with _one_at_a_time(folder):
+            if not path.is_file():
+                storage.download(url, path)
     except StorageError as error:
         raise WeightsError(f"{_given(name, url, option)}: {error}; {_ways(name, option)}") from error
     return path
+
+
+@contextmanager
+def _one_at_a_time(folder: Path) -> Iterator[None]:
+    """One process of this machine after the other: what the first one fetches, the next ones find."""
+    with open(folder / ".lock", "a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _given(name: str, source: str, option: str) -> str:
