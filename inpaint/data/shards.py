@@ -15,6 +15,7 @@ import tarfile
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ UNFINISHED = "unfinished"  # folder beside the shards while a set is being writt
 PLAN = "plan.json"
 REPORT = "report.json"
 MEASURED = 32  # images encoded to find out how many samples make a shard of so many bytes
+LOOKS = 16  # finished shards that are looked at at a time
 LAYOUT = 1  # changes when the same task would give other bytes
 
 Progress = Callable[[int], None]
@@ -270,14 +272,20 @@ def _resume(url: str, tasks: Sequence[ShardTask], progress: Progress) -> tuple[l
     """Results of the shards that were finished before, and the tasks that are left."""
     noted = {storage.name_of(info.url) for info in storage.list_objects(storage.join(url, UNFINISHED))}
     kept, missing = [], []
-    for task in tasks:
-        note = f"{task.name}.json"
-        result = _from_note(storage.read_bytes(_note_url(url, task.name)), task.plan) if note in noted else None
-        if result is not None and _is_there(url, result.record):
-            kept.append(result)
-            progress(len(task.candidates))
-        else:
-            missing.append(task)
+
+    def finished(task: ShardTask) -> ShardResult | None:
+        if f"{task.name}.json" not in noted:
+            return None
+        result = _from_note(storage.read_bytes(_note_url(url, task.name)), task.plan)
+        return result if result is not None and _is_there(url, result.record) else None
+
+    with ThreadPoolExecutor(LOOKS) as pool:
+        for task, result in zip(tasks, pool.map(finished, tasks), strict=True):
+            if result is not None:
+                kept.append(result)
+                progress(len(task.candidates))
+            else:
+                missing.append(task)
     return kept, missing
 
 

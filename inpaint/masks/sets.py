@@ -205,7 +205,8 @@ def _to_cache(path: Path, masks: MaskSet) -> None:
         return
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".npz", delete=False) as file:
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix="writing-") as folder:
+            written = Path(folder) / path.name
             arrays = {"packed": masks.packed, "ratios": masks.ratios, "borders": masks.borders}
-            np.savez(file, names=np.array(masks.names), sha256=np.array(masks.sha256), **arrays)
-        os.replace(file.name, path)
+            np.savez(written, names=np.array(masks.names), sha256=np.array(masks.sha256), **arrays)
+            os.replace(written, path)
