@@ -22,13 +22,13 @@ from inpaint.cluster.task import evaluation_url
 from inpaint.config.base import load_yaml, validate
 from inpaint.config.evaluation import EvaluationFile, EvaluationRequest
 from inpaint.errors import ClusterError, EvaluationError, InpaintError
-from inpaint.evaluation.job import FEEDERS, Job, finish, prepare, score_missing
+from inpaint.evaluation.job import FEEDERS, Job, already_scored, finish, prepare, score_missing, whole_result
 from inpaint.evaluation.parts import kept_parts
 from inpaint.evaluation.results import Result
 from ray_jobs.runtime import start_ray
 from ray_jobs.verdict import once_for_all
 
-TRIES = 3  # deaths of workers in one evaluation
+TRIES = 3  # deaths in a row, with no part finished between
 Progress = Callable[[int, int], None]
 
 
@@ -40,8 +40,9 @@ def run_on_ray(
     cpus: float = 1,
     address: str | None = None,
     progress: Progress = lambda done, total: None,
+    tell: Callable[[str], None] = lambda text: None,
 ) -> tuple[Job, Result]:
-    """A whole evaluation over Ray workers.
+    """A whole evaluation over Ray workers, or the result that an earlier start of the same one left.
 
     Args:
         request: what to score. Its stores must be reachable from every worker.
@@ -50,14 +51,18 @@ def run_on_ray(
             device is the CPU.
         address: of a Ray cluster; `RAY_ADDRESS`, else a Ray of its own on this machine.
         progress: gets the parts done and the parts in all.
+        tell: gets a sentence when nothing had to be scored.
 
     Raises:
         EvaluationError: whatever is wrong with the request or the images; nothing is left behind then.
         InpaintError: what another start may mend, such as a store that does not answer; it goes on from the parts.
-        ClusterError: more workers than this machine can run, or workers keep dying.
+        ClusterError: more workers than this machine can run, or workers keep dying and no part gets finished.
     """
     request = _everywhere(request)
     job = prepare(request)
+    if (result := whole_result(job)) is not None:
+        tell(already_scored(job))
+        return job, result
     start_ray(address)
     if gpus is None:
         gpus = 0 if request.device == "cpu" else gpu_share(workers, ray.cluster_resources().get("GPU", 0))
@@ -87,6 +92,28 @@ class _Scorer:
         return numbers
 
 
+class Deaths:
+    """How often workers died since a part was last finished.
+
+    Workers that lived at the same time and all die count once: with a node of eight GPUs go eight workers. So only the
+    death of a worker that started after the last one that counted is a new one.
+    """
+
+    def __init__(self) -> None:
+        self.in_a_row = 0
+        self.counted = 0
+
+    def add(self, started_after: int) -> None:
+        """A worker died that was started when this many deaths had counted."""
+        if started_after == self.counted:
+            self.counted += 1
+            self.in_a_row += 1
+
+    def forget(self) -> None:
+        """A part was finished."""
+        self.in_a_row = 0
+
+
 def _score(job: Job, request: EvaluationRequest, *, workers: int, gpus: float, cpus: float, progress: Progress) -> None:
     total = len(job.plan.parts())
     waiting = sorted(set(range(total)) - kept_parts(job.parts_url))
@@ -94,13 +121,16 @@ def _score(job: Job, request: EvaluationRequest, *, workers: int, gpus: float, c
     scorer = ray.remote(num_cpus=cpus, num_gpus=gpus)(_Scorer)
     threads = max(FEEDERS if gpus else 1, int(cpus))
 
+    deaths = Deaths()
+    started_after: dict[Any, int] = {}  # by worker
+
     def new_worker() -> tuple[Any, Any]:
         worker = scorer.remote(request.model_dump(mode="json"), threads)
+        started_after[worker] = deaths.counted
         return worker.__ray_ready__.remote(), worker
 
     starting = dict(new_worker() for _ in range(min(workers, len(waiting))))  # a part only goes to one that has started
     busy: dict[Any, tuple[Any, list[int]]] = {}
-    deaths = 0
     try:
         while waiting or busy:
             (ready,), _ = ray.wait([*starting, *busy], num_returns=1)
@@ -109,13 +139,18 @@ def _score(job: Job, request: EvaluationRequest, *, workers: int, gpus: float, c
                 ray.get(ready)
             except ray.exceptions.RayActorError as error:
                 _raise_cause(error)
-                deaths += 1
-                if deaths == TRIES:
-                    text = f"{TRIES} workers died ({error}); see their logs. The parts that are done are kept"
-                    raise ClusterError(text) from error
-                waiting = [*numbers, *waiting]
+                left = sorted(set(numbers) - kept_parts(job.parts_url))
+                if len(left) < len(numbers):  # of the parts that it held, some were finished before it died
+                    deaths.forget()
+                deaths.add(started_after.pop(worker))
+                if deaths.in_a_row == TRIES:
+                    text = f"workers died {TRIES} times with no part finished between ({error}); see their logs"
+                    raise ClusterError(f"{text}. The parts that are done are kept") from error
+                waiting = [*left, *waiting]
                 starting |= [new_worker()]
                 continue
+            if numbers:
+                deaths.forget()
             if waiting:
                 numbers, waiting = waiting[:threads], waiting[threads:]
                 busy[worker.score.remote(numbers)] = worker, numbers
@@ -209,6 +244,7 @@ def main() -> None:
                 cpus=resources.cpus_per_worker,
                 address=arguments.address,
                 progress=lambda done, total: print(f"{done}/{total} parts", flush=True),
+                tell=print,
             )
     except InpaintError as error:
         print(f"inpaint: {error}", file=sys.stderr)

@@ -87,13 +87,16 @@ def _run(request: Any, *, workers: int, address: str | None) -> tuple[Any, Any]:
         def show(done: int, total: int) -> None:
             bar.update(task, completed=done, total=total)
 
+        def tell(text: str) -> None:
+            print(text, file=sys.stderr)
+
         if workers:
             from ray_jobs.evaluate import run_on_ray
 
-            return run_on_ray(request, workers=workers, address=address, progress=show)
+            return run_on_ray(request, workers=workers, address=address, progress=show, tell=tell)
         from inpaint.evaluation.job import run_job
 
-        return run_job(request, progress=show)
+        return run_job(request, progress=show, tell=tell)
 
 
 def _leaks(job: Any) -> list[str]:
