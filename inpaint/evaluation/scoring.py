@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -18,7 +18,7 @@ from inpaint.errors import EvaluationError
 from inpaint.evaluation.metrics import METRICS, Comparison, Levels, to_levels
 from inpaint.evaluation.pairs import Pair
 from inpaint.evaluation.plan import Plan, ProtocolPlan, how_cut, truth_of
-from inpaint.evaluation.protocols import Column
+from inpaint.evaluation.protocols import Column, SetScores
 from inpaint.imaging import composite, to_float
 
 Filler = Callable[[Tensor, Tensor], Tensor]
@@ -153,6 +153,8 @@ def score_images(
     truths: dict[str, dict[str, str]] = defaultdict(dict)
     features = _Features(inceptions or {})
     everything = _scenes(plan, photos)
+    with clock("metrics"):
+        features.add_truths(everything, plan.batch, device)
     for scene in everything:
         for share, pair in scene.asked:
             truths[share.protocol.name][pair.image] = scene.digest
@@ -165,33 +167,53 @@ def score_images(
                 predicted = _filled(fill, subject, truth, mask, scenes)
             with clock("metrics"):
                 numbers = _measure(scenes[0].variants, predicted, pixels, truth, mask, perceptual or {})
-                features.add(subject, scenes, truth, predicted, mask)
+                features.add_fills(subject, scenes, truth, predicted, mask)
             scores += _answers(subject, scenes, numbers, raw=subject not in composited)
     return Part(scores, dict(truths), dict(features.found))
 
 
 class _Features:
-    """Collects the features of fills, and of each truth once."""
+    """Collects the features of fills, and of each truth once, however many holes and ways of filling it has."""
 
     def __init__(self, inceptions: Mapping[str, Inception]) -> None:
         self.inceptions = inceptions
         self.found: dict[tuple[str, str], dict[tuple[str, str], np.ndarray]] = defaultdict(dict)
 
-    def add(self, subject: str, scenes: list[Scene], truth: Tensor, predicted: Tensor, mask: Tensor) -> None:
-        """The features that the protocols behind these scenes want."""
-        asked = {share.protocol.set_scores for scene in scenes for share, _ in scene.asked} - {None}
-        wanted = [how for how in sorted(asked, key=str) if how.weights in self.inceptions]
-        completed = composite(truth, _floats(predicted), mask) if wanted else None
-        for how in wanted:
-            network = self.inceptions[how.weights]
-            of_fills = network(to_levels(completed, how.levels), how.resize).cpu().numpy()
-            of_truths = network(truth, how.resize).cpu().numpy()
-            for place, scene in enumerate(scenes):
-                for share, pair in scene.asked:
-                    name = share.protocol.name
-                    if share.protocol.set_scores == how:
-                        self.found[subject, name][pair.image, pair.mask] = of_fills[place]
-                        self.found["", name].setdefault((pair.image, ""), of_truths[place])
+    def add_truths(self, scenes: list[Scene], batch: int, device: torch.device | str) -> None:
+        """The features of the truths of a part, each once, in batches that the part alone decides."""
+        wanted: dict[tuple[str, str], dict[tuple[str, str], Scene]] = defaultdict(dict)
+        for scene, how, _ in self._asked(scenes):
+            wanted[how.weights, how.resize].setdefault((scene.image, scene.digest), scene)
+        of_truths: dict[tuple[str, ...], np.ndarray] = {}
+        for (weights, resize), distinct in wanted.items():
+            for few in _in_batches(distinct.values(), batch, lambda scene: scene.truth.shape):
+                truth = to_float(_planes(np.stack([scene.truth for scene in few]), device))
+                found = self.inceptions[weights](truth, resize).cpu().numpy()
+                of_truths |= {(weights, resize, s.image, s.digest): of for s, of in zip(few, found, strict=True)}
+        for scene, how, (share, pair) in self._asked(scenes):
+            of = of_truths[how.weights, how.resize, scene.image, scene.digest]
+            self.found["", share.protocol.name][pair.image, ""] = of
+
+    def add_fills(self, subject: str, scenes: list[Scene], truth: Tensor, predicted: Tensor, mask: Tensor) -> None:
+        """The features that the protocols behind these scenes want of the fills of a batch."""
+        asked = list(self._asked(scenes))
+        if not asked:
+            return
+        completed = composite(truth, _floats(predicted), mask)
+        places = {id(scene): place for place, scene in enumerate(scenes)}
+        for how in sorted({how for _, how, _ in asked}, key=str):
+            found = self.inceptions[how.weights](to_levels(completed, how.levels), how.resize).cpu().numpy()
+            for scene, which, (share, pair) in asked:
+                if which == how:
+                    self.found[subject, share.protocol.name][pair.image, pair.mask] = found[places[id(scene)]]
+
+    def _asked(self, scenes: list[Scene]) -> Iterator[tuple[Scene, SetScores, tuple[ProtocolPlan, Pair]]]:
+        """Every wish for features that can be met, with its scene."""
+        for scene in scenes:
+            for share, pair in scene.asked:
+                how = share.protocol.set_scores
+                if how and how.weights in self.inceptions:
+                    yield scene, how, (share, pair)
 
 
 def _scenes(plan: Plan, photos: Mapping[str, np.ndarray]) -> list[Scene]:
@@ -227,9 +249,13 @@ def _floats(fill: Tensor) -> Tensor:
 
 def _batches(scenes: list[Scene], batch: int) -> Iterator[list[Scene]]:
     """Scenes of one size that want the same numbers, in the order in which they came, `batch` at a time."""
+    return _in_batches(scenes, batch, lambda scene: (scene.truth.shape, scene.variants))
+
+
+def _in_batches(scenes: Iterable[Scene], batch: int, key: Callable[[Scene], object]) -> Iterator[list[Scene]]:
     groups: dict[object, list[Scene]] = defaultdict(list)
     for scene in scenes:
-        groups[scene.truth.shape, scene.variants].append(scene)
+        groups[key(scene)].append(scene)
     for group in groups.values():
         for i in range(0, len(group), batch):
             yield group[i : i + batch]

@@ -54,6 +54,30 @@ def test_a_score_equals_its_metric_on_the_composite_worked_out_here():
     assert result.tables["dark"]["isnet-2022-test"]["20-30"]["psnr"].mean == pytest.approx(expected, abs=1e-5)
 
 
+def test_the_features_of_a_truth_are_computed_once_however_many_holes_and_fillers_it_has():
+    """Three photographs under six holes, filled in two ways: 3 truths and 36 fills, in calls of at most eight."""
+    photos, calls = photographs(3), []
+    plan = make_plan(
+        [PROTOCOLS["inp-v1"], PROTOCOLS["edgeconnect-2019"]], photos, HoleSource(), size=64, dataset="", limit=3,
+        seed=0, batch=8, present={}, absent={},
+    )  # fmt: skip
+
+    def means(images, resize):
+        calls.append(len(images))
+        return images.mean(dim=(2, 3))
+
+    fillers = {"dark": anonymous(dark), "mean": anonymous(mean_colour)}
+    arrays = {name: photos.read(name) for name in photos.ids}
+    part = score_images(plan, arrays, fillers, inceptions={"tf-port": means})
+    assert sum(calls) == 3 + 2 * 18
+    assert max(calls) <= 8
+    assert len(part.features["dark", "inp-v1"]) == len(part.features["mean", "inp-v1"]) == 18
+    truths = part.features["", "inp-v1"]
+    assert {image for image, _ in truths} == set(photos.ids)
+    for name in photos.ids:
+        assert truths[name, ""] == pytest.approx(arrays[name].mean(axis=(0, 1)) / 255, abs=1e-6)
+
+
 def test_the_filler_never_sees_the_truth_in_the_hole():
     def look(image, mask):
         assert (image * mask).abs().max() == 0
@@ -198,6 +222,6 @@ def test_a_feature_network_sees_fills_on_the_levels_that_the_published_code_save
         {"dark": anonymous(dark)},
         inceptions={how.set_scores.weights: look},
     )
-    fills, truths = seen[0], seen[1]
+    truths, fills = seen
     filled = (fills != truths).all(dim=1)
     assert (fills[:, 0][filled] * 255).unique().tolist() == [level]
