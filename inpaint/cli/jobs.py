@@ -265,7 +265,7 @@ def _stop_on_kubernetes(cluster: Any, run: str, *, now: bool, delete: bool, wait
         insist(lambda: cluster.delete_job(name, uid=uid))
     if not ended:
         return f"did not end within {wait:.0f} s and was ended hard; whatever it had saved is whole"
-    return "stopped, after a checkpoint"
+    return ended
 
 
 def _stop_on_ray(ray: RayCluster, run: str, *, now: bool, wait: float) -> str:
@@ -288,10 +288,19 @@ def _stop_on_ray(ray: RayCluster, run: str, *, now: bool, wait: float) -> str:
             while time.monotonic() < until:
                 with suppress(Unavailable):
                     if ray.status(name) in ENDED:
-                        return "stopped, after a checkpoint"
+                        return _end_on_ray(ray, name, run)
                 time.sleep(1.0)
     insist(lambda: ray.stop(name))
     return "ended by Ray"
+
+
+def _end_on_ray(ray: RayCluster, name: str, run: str) -> str:
+    from inpaint.cluster.following import describe_end
+    from inpaint.cluster.status import last_line
+
+    job = ray.newest(run)
+    why = last_line(job.get("message") or "")
+    return describe_end(job["status"], why=why, log=ray.log(name), url=job["metadata"].get("url", ""))
 
 
 def _ray(address: str) -> RayCluster:

@@ -17,6 +17,7 @@ from inpaint import storage
 from inpaint.cluster.client import Cluster
 from inpaint.cluster.manifest import KIND_LABEL, RUN_LABEL, STOP_ASKED, URL
 from inpaint.cluster.pods import DRIVER_LOG, stop_map
+from inpaint.cluster.ray_client import LAST_LINES, tells_of_stop
 from inpaint.cluster.refusals import Unavailable, insist
 from inpaint.cluster.status import Progress, Seen, Summary, is_finished, node_type, summarize
 from inpaint.cluster.stuck import event_time
@@ -306,17 +307,53 @@ def _write_mark(url: str) -> str:
     return outcome[0] if outcome else f"{url} did not answer within {STORE_PATIENCE_SECONDS:.0f} s"
 
 
-def wait_until_ended(cluster: Cluster, name: str, *, seconds: float, pause_seconds: float = 2.0) -> bool:
-    """Whether a run has ended, or gone, within the time, as far as a network that comes and goes lets us see."""
+def wait_until_ended(cluster: Cluster, name: str, *, seconds: float, pause_seconds: float = 1.0) -> str:
+    """How a run that was asked to stop has ended, as far as a network that comes and goes lets us see; empty when it
+    has not within the time."""
     until = time.monotonic() + seconds
     while True:
         with suppress(Unavailable):
             job = cluster.find_job(name)
-            if job is None or is_finished(job):
-                return True
+            if job is None:
+                return "is gone: somebody has removed its RayJob"
+            if is_finished(job):
+                return _how_it_ended(cluster, job)
         if time.monotonic() >= until:
-            return False
+            return ""
         time.sleep(pause_seconds)
+
+
+def _how_it_ended(cluster: Cluster, job: Object) -> str:
+    about = summarize(Seen(job), Progress(), now=datetime.now(UTC))
+    status = "FAILED" if about.state in ("failed", "refused") else job["status"].get("jobStatus", "")
+    logs = (
+        cluster.read_log(pod, container, tail_lines=LAST_LINES)
+        for pod, container in log_sources(cluster.list_pods(_selector(job)))
+    )
+    log = next((text for text in logs if text.strip()), "")
+    return describe_end(status, why=about.detail, log=log, url=about.url)
+
+
+def describe_end(status: str, *, why: str, log: str, url: str) -> str:
+    """What became of a run that was asked to stop, in words that go on from its name.
+
+    Args:
+        status: SUCCEEDED, FAILED or STOPPED (by Ray).
+        why: it failed.
+        log: the end of its driver's; empty where nobody can read it.
+        url: of its folder, in which its newest checkpoint is looked for.
+    """
+    found = StoreReader().newest_checkpoint(url)
+    kept = f"; its newest checkpoint is of step {found[0]:,}" if found else ""
+    if status == "FAILED":
+        return f"failed instead of stopping: {why or 'nobody says why'}{kept}"
+    if status == "STOPPED":
+        return f"was ended by Ray{kept}"
+    if tells_of_stop(log):
+        return f"stopped, after a checkpoint{f' at step {found[0]:,}' if found else ''}"
+    if log.strip():
+        return f"came to its own end before it had to stop{kept}"
+    return f"ended well: it stopped after a checkpoint, or had come to its own end{kept}"
 
 
 def can_be_asked_to_stop(job: Object) -> bool:

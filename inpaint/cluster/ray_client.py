@@ -28,6 +28,7 @@ from inpaint.errors import ClusterError
 Object = dict[str, Any]
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 STOPPED = ("stopped at step", "stopped with")  # what a run and a sweep print that `inpaint stop` ended
+LAST_LINES = 10  # of a log, in which they are looked for; a submitter adds some of its own
 PAUSES_SECONDS = (0.3, 0.6, 1.2)  # before a request is made again that got no answer
 
 
@@ -129,7 +130,7 @@ class RayCluster:
 
     def _was_stopped(self, job: Object) -> bool:
         """Whether a job that Ray calls succeeded ended early, as `inpaint stop` asked; its last lines say so."""
-        return any(said in line for said in STOPPED for line in self.log(job["submission_id"]).splitlines()[-5:])
+        return tells_of_stop(self.log(job["submission_id"]))
 
     def _upload(self, task: Task) -> str:
         """The run file as a package on the cluster; its URI."""
@@ -165,6 +166,11 @@ class RayCluster:
             if not isinstance(failure, Unavailable) or pause is None or time.monotonic() > until:
                 raise failure
             time.sleep(pause)
+
+
+def tells_of_stop(log: str) -> bool:
+    """Whether the last lines of a driver's log say that it stopped as it was asked to."""
+    return any(said in line for said in STOPPED for line in log.splitlines()[-LAST_LINES:])
 
 
 def find_token(environment: Mapping[str, str] | None = None) -> str | None:

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import helm_python
@@ -15,6 +16,7 @@ from typer.testing import CliRunner
 from inpaint import storage
 from inpaint.cli import app
 from inpaint.cluster import client, selftest
+from inpaint.cluster.following import StoreReader
 from inpaint.config import load_run
 from inpaint.config.sweep import load_sweep, trial_run
 from inpaint.errors import InpaintError
@@ -373,19 +375,52 @@ def test_a_stuck_run_says_why(installed):
     assert "held up   paris-w is unschedulable: no node has enough free nvidia.com/gpu" in run("jobs", "show", "paris")
 
 
-def test_stopping_waits_for_the_checkpoint_and_keeps_the_record(installed, store):
-    run("submit", "train", "tiny", "--name", "paris")
-    installed.set_status("paris", jobDeploymentStatus="Running", jobStatus="RUNNING")
+@pytest.fixture
+def end_when_asked(installed, store):
+    """A run that ends in a given way, with these last words, once it sees the stop mark."""
 
-    def end_when_asked():
-        while not (store / "stop").exists():
-            pass
-        installed.set_status("paris", jobDeploymentStatus="Complete", jobStatus="SUCCEEDED")
+    def begin(*said, **status):
+        def work():
+            while not (store / "stop").exists():
+                time.sleep(0.01)
+            installed.put("pods", pod("paris-1", "submitter", phase="Succeeded"))
+            installed.logs["paris-1", "ray-job-submitter"] = lines("step 3/40 stage=gan", *said)
+            if status:
+                installed.set_status("paris", **status)
+            else:
+                installed.remove("rayjobs", "paris")
 
-    threading.Thread(target=end_when_asked, daemon=True).start()
-    assert "paris: stopped, after a checkpoint" in run("stop", "paris", "--wait", "20")
+        run("submit", "train", "tiny", "--name", "paris")
+        installed.set_status("paris", jobDeploymentStatus="Running", jobStatus="RUNNING")
+        threading.Thread(target=work, daemon=True).start()
+
+    return begin
+
+
+def test_stopping_waits_for_the_checkpoint_and_keeps_the_record(installed, end_when_asked, monkeypatch):
+    monkeypatch.setattr(StoreReader, "newest_checkpoint", lambda self, url: (1234, 0.0))
+    end_when_asked("stopped at step 1234", jobDeploymentStatus="Complete", jobStatus="SUCCEEDED")
+    assert run("stop", "paris", "--wait", "20") == "paris: stopped, after a checkpoint at step 1,234\n"
     assert ("rayjobs", "paris") in installed.objects
     assert run("submit", "train", "tiny", "--name", "paris").startswith("paris: submitted again; it goes on")
+
+
+@pytest.mark.parametrize(
+    ("said", "status", "told"),
+    [
+        (["stopped with 3 trials recorded; start it again to go on"],
+         {"jobDeploymentStatus": "Complete", "jobStatus": "SUCCEEDED"}, "stopped, after a checkpoint"),
+        (["finished at step 40"], {"jobDeploymentStatus": "Complete", "jobStatus": "SUCCEEDED"},
+         "came to its own end before it had to stop"),
+        ([], {"jobDeploymentStatus": "Failed", "jobStatus": "FAILED", "reason": "AppFailed", "message": "x\nl1 is nan"},
+         "failed instead of stopping: the entry point failed: l1 is nan"),
+        ([], {"jobDeploymentStatus": "Complete", "jobStatus": "STOPPED"}, "was ended by Ray"),
+        ([], {}, "is gone: somebody has removed its RayJob"),
+    ],
+)  # fmt: skip
+def test_stopping_says_how_a_run_really_ended(end_when_asked, said, status, told):
+    end_when_asked(*said, **status)
+    assert run("stop", "paris", "--wait", "20") == f"paris: {told}\n"
 
 
 def test_a_run_that_does_not_stop_is_ended_hard(installed, store):

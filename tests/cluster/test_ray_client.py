@@ -214,6 +214,31 @@ def test_a_run_is_followed_and_stopped_although_the_network_goes_away_meanwhile(
     assert ray.faults == []
 
 
+@pytest.mark.parametrize(
+    ("status", "said", "told"),
+    [
+        ("SUCCEEDED", "stopped at step 12", "stopped, after a checkpoint"),
+        ("SUCCEEDED", "finished at step 40", "came to its own end before it had to stop"),
+        ("FAILED", "", "failed instead of stopping: l1 is nan"),
+        ("STOPPED", "", "was ended by Ray"),
+    ],
+)
+def test_stopping_says_how_a_run_really_ended(ray, client, make_run, monkeypatch, tmp_path, status, said, told):
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "s3same")
+    client.submit(train_task(make_run(root=str(tmp_path))))
+    ray.jobs["paris"]["status"] = "RUNNING"
+    write = storage.write_bytes
+
+    def write_the_mark(url, data):
+        write(url, data)
+        ray.jobs["paris"] |= {"status": status, "message": "log\nl1 is nan\n"}
+        ray.logs["paris"] = f"step 3/40\n{said}\n"
+
+    monkeypatch.setattr(storage, "write_bytes", write_the_mark)
+    result = CliRunner().invoke(app, ["stop", "paris", "--address", ray.url])
+    assert result.stdout == f"paris: {told}\n", result.exception
+
+
 def test_nobody_at_home(closed_port):
     with pytest.raises(ClusterError, match="no Ray cluster answers"):
         RayCluster(f"http://127.0.0.1:{closed_port}", token=None).jobs()
