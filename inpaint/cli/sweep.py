@@ -113,12 +113,14 @@ def report(
 @sweep.command("promote")
 def promote(
     name: str = NAME,
-    trial: str = typer.Argument(..., help="The trial's id, as `inpaint sweep status` shows it."),
+    trial: str | None = typer.Argument(
+        None, help="The trial's id, or its point's (without the seed); the best on average over seeds if left out."
+    ),
     preset: str = typer.Option(..., "--as", help="Name of the preset; written to PRESET.yaml here."),
     root: str | None = ROOT,
     as_json: bool = AS_JSON,
 ) -> None:
-    """Write a preset with a trial's values and where they came from.
+    """Write a preset with a trial's values and where they came from; the best point's if no trial is named.
 
     inpaint sweep promote isnet-loss-weights 007 --as my-weights --root s3://lab/inpaint
     """

@@ -1,4 +1,7 @@
-"""What the records of a sweep say: rank agreement with a published table, importance of each setting, Pareto front."""
+"""What the records of a sweep say: rank agreement with a published table, importance of each setting, Pareto front.
+
+Points are compared, not trials: among many points with several seeds each, the best single trial is a lucky one.
+"""
 
 from __future__ import annotations
 
@@ -26,19 +29,59 @@ class Correlation:
     n: int
 
 
+@dataclass(frozen=True)
+class Point:
+    """One choice of values, judged by its mean over seeds.
+
+    Attributes:
+        id: that of its trials, without the seed.
+        label: of its fixed point, or "random <number>".
+        values: of the varied paths.
+        trials: that finished with a finite score, by seed; one at least.
+    """
+
+    id: str
+    label: str
+    values: dict[str, Any]
+    trials: tuple[Record, ...]
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Means over seeds, of what every one of its trials logged."""
+        logged = set.intersection(*(set(trial.metrics) for trial in self.trials))
+        return {name: float(np.mean([trial.metrics[name] for trial in self.trials])) for name in sorted(logged)}
+
+    def told(self, metric: str) -> str:
+        """Its score, with the deviation and the number of seeds where there are several."""
+        values = [trial.metrics[metric] for trial in self.trials]
+        over = f" ± {np.std(values, ddof=1):.2g} over {len(values)} seeds" if len(values) > 1 else ""
+        return f"{np.mean(values):.4g}{over}"
+
+
+def points(records: Mapping[str, Record], metric: str) -> list[Point]:
+    """The points of finished trials with this score, in order."""
+    groups: dict[str, list[Record]] = {}
+    for record in finished(records, metric):
+        groups.setdefault(record.id.partition("-")[0], []).append(record)
+    return [Point(name, found[0].label, found[0].values, tuple(found)) for name, found in groups.items()]
+
+
 def finished(records: Mapping[str, Record], metric: str) -> list[Record]:
     """Trials that came to the end of their budget with this score, in order."""
     return [r for r in records.values() if r.status == "finished" and math.isfinite(r.metrics.get(metric, math.nan))]
 
 
-def ranked(records: Mapping[str, Record], sweep: SweepConfig) -> list[Record]:
-    """Finished trials, best first by the sweep's metric."""
-    best_first = sweep.metrics[sweep.metric] == "max"
-    return sorted(finished(records, sweep.metric), key=lambda r: r.metrics[sweep.metric], reverse=best_first)
+def ranked(records: Mapping[str, Record], sweep: SweepConfig) -> list[Point]:
+    """Points, best first by their mean of the sweep's metric; those that fewer seeds have finished come behind."""
+
+    def rank(point: Point) -> tuple[int, float]:
+        return len(point.trials), _oriented(point.metrics[sweep.metric], sweep.metrics[sweep.metric])
+
+    return sorted(points(records, sweep.metric), key=rank, reverse=True)
 
 
 def spearman(first: Sequence[float], second: Sequence[float], *, seed: int = 0) -> Correlation | None:
-    """Rank correlation of two scores of the same trials; None for fewer than three, or where one does not vary.
+    """Rank correlation of two scores of the same points; None for fewer than three, or where one does not vary.
 
     Ties get their mean rank. The interval is of a bootstrap over pairs; with ten pairs it is wide, as it should be.
     """
@@ -58,33 +101,36 @@ def spearman(first: Sequence[float], second: Sequence[float], *, seed: int = 0) 
 
 
 def importance(records: Mapping[str, Record], sweep: SweepConfig) -> dict[str, float]:
-    """How strongly the metric follows each varied number: |Spearman's correlation|, most important first.
+    """How strongly a point's metric follows each varied number: |Spearman's correlation|, most important first.
 
     A monotone measure: it sees a weight whose effect goes one way, not one with its best in the middle, and nothing of
     interactions. Settings that are no numbers, or did not vary, are left out.
     """
-    trials = finished(records, sweep.metric)
+    known = points(records, sweep.metric)
     found: dict[str, float] = {}
     for path in sweep.vary:
-        pairs = [(r.values[path], r.metrics[sweep.metric]) for r in trials if _is_number(r.values.get(path))]
+        pairs = [(p.values[path], p.metrics[sweep.metric]) for p in known if _is_number(p.values.get(path))]
         values = np.array(pairs, dtype=float).T
         if len(pairs) >= 3 and np.ptp(values, axis=1).min() > 0:
             found[path] = abs(_rank_correlation(values))
     return dict(sorted(found.items(), key=lambda item: -item[1]))
 
 
-def pareto_front(records: Mapping[str, Record], metrics: Mapping[str, str]) -> list[Record]:
-    """Finished trials that no other one equals or beats in every metric and beats in one; in order of the first metric.
+def pareto_front(records: Mapping[str, Record], metrics: Mapping[str, str]) -> list[Point]:
+    """Points that no other one equals or beats in every mean and beats in one; in order of the first metric.
 
     Args:
         records: of a sweep.
-        metrics: direction (`max`, `min`) by name; trials that lack one, or have one that is not finite, are left out.
+        metrics: direction (`max`, `min`) by name; points that lack one, have one that is not finite, or were finished
+            by fewer seeds than others, are left out.
     """
     first = next(iter(metrics))
-    trials = [r for r in finished(records, first) if all(math.isfinite(r.metrics.get(m, math.nan)) for m in metrics)]
-    points = {r.id: [_oriented(r.metrics[m], way) for m, way in metrics.items()] for r in trials}
-    front = [r for r in trials if not any(_beats(points[o.id], points[r.id]) for o in trials)]
-    return sorted(front, key=lambda r: _oriented(r.metrics[first], metrics[first]), reverse=True)
+    known = [p for p in points(records, first) if all(math.isfinite(p.metrics.get(m, math.nan)) for m in metrics)]
+    most = max((len(p.trials) for p in known), default=0)
+    known = [p for p in known if len(p.trials) == most]
+    places = {p.id: [_oriented(p.metrics[m], way) for m, way in metrics.items()] for p in known}
+    front = [p for p in known if not any(_beats(places[o.id], places[p.id]) for o in known)]
+    return sorted(front, key=lambda p: _oriented(p.metrics[first], metrics[first]), reverse=True)
 
 
 def looks_in(records: Mapping[str, Record]) -> list[str]:

@@ -15,11 +15,13 @@ from inpaint.evaluation.protocols import data_set
 from inpaint.evaluation.published import PublishedTable, published_tables
 from inpaint.sweep.analysis import (
     Correlation,
+    Point,
     compared,
     finished,
     importance,
     looks_in,
     pareto_front,
+    points,
     ranked,
     spearman,
     spread,
@@ -111,35 +113,54 @@ def _beside(name: str, sweep: SweepConfig, records: Records) -> Block:
 
 
 def best(sweep: SweepConfig, records: Records) -> Block:
-    """The best trials by the metric that decides."""
+    """The best points by the metric that decides."""
     paths = list(sweep.vary)
     rows = [
-        [r.id, r.label, *(_number(r.values.get(p)) for p in paths), *(_score(r, m) for m in sweep.metrics)]
-        for r in ranked(records, sweep)[:BEST]
+        [p.id, p.label, *(_number(p.values.get(path)) for path in paths), *_means(sweep, p, sweep.metrics)]
+        for p in ranked(records, sweep)[:BEST]
     ]
-    headings = ["trial", "point", *(path.rpartition(".")[2] for path in paths), *sweep.metrics]
-    return Block(f"Best trials by {sweep.metric}", headings=headings, rows=rows)
+    headings = ["trial", "point", *(path.rpartition(".")[2] for path in paths), *sweep.metrics, *_seeds(sweep)]
+    return Block(f"Best trials by {sweep.metric}", _of_seeds(sweep) if rows else (), headings, rows)
 
 
 def importance_block(sweep: SweepConfig, records: Records) -> Block:
     """What each setting matters."""
     found = importance(records, sweep)
-    sentence = f"|Spearman's rank correlation| with {sweep.metric} over finished trials; blind to interactions."
+    over = "means over seeds" if len(sweep.seeds) > 1 else "finished trials"
+    sentence = f"|Spearman's rank correlation| with {sweep.metric} over {over}; blind to interactions."
     rows = [[path, f"{value:.2f}"] for path, value in found.items()]
     return Block("Importance of each setting", (sentence,) if rows else (), ("setting", "importance"), rows)
 
 
 def front(sweep: SweepConfig, records: Records) -> Block:
-    """The trials that none beats in score and look at once."""
+    """The points that none beats in score and look at once."""
     metrics = compared(sweep, records)
     if len(metrics) < 2:
         return Block("Pareto front")
     on_front = pareto_front(records, metrics)
-    rows = [[r.id, r.label, *(_score(r, metric) for metric in metrics)] for r in on_front]
+    rows = [[p.id, p.label, *_means(sweep, p, metrics)] for p in on_front]
     first, second = metrics
-    points = sorted((r.metrics[first], r.metrics[second]) for r in on_front)
-    figure = html.line_plot(f"{second} against {first}", {"front": points}) if len(points) > 1 else ""
-    return Block(f"Pareto front of {first} and {second}", (), ("trial", "point", *metrics), rows, figure)
+    places = sorted((p.metrics[first], p.metrics[second]) for p in on_front)
+    figure = html.line_plot(f"{second} against {first}", {"front": places}) if len(places) > 1 else ""
+    headings = ("trial", "point", *metrics, *_seeds(sweep))
+    sentences = _of_seeds(sweep) if rows else ()
+    return Block(f"Pareto front of {first} and {second}", sentences, headings, rows, figure)
+
+
+def _seeds(sweep: SweepConfig) -> list[str]:
+    """The heading of a column that only a sweep of several seeds has."""
+    return ["seeds"] if len(sweep.seeds) > 1 else []
+
+
+def _means(sweep: SweepConfig, point: Point, metrics: Iterable[str]) -> list[str]:
+    """A point's means and deviations, and by how many of its seeds."""
+    seeds = [f"{len(point.trials)} of {len(sweep.seeds)}" for _ in _seeds(sweep)]
+    return [*(_scores(point.trials, metric) for metric in metrics), *seeds]
+
+
+def _of_seeds(sweep: SweepConfig) -> tuple[str, ...]:
+    """What the numbers of a sweep of several seeds are."""
+    return ("Mean over seeds ± standard deviation; points are compared, not single trials",) if _seeds(sweep) else ()
 
 
 def looks(sweep: SweepConfig, records: Records) -> Block:
@@ -147,13 +168,13 @@ def looks(sweep: SweepConfig, records: Records) -> Block:
     names = [*sweep.metrics, *looks_in(records)]
     sentences = []
     for look in names[len(sweep.metrics) :]:
-        found = finished(records, sweep.metric)
-        pairs = [(r.metrics[sweep.metric], r.metrics[look]) for r in found if look in r.metrics]
+        found = points(records, sweep.metric)
+        pairs = [(p.metrics[sweep.metric], p.metrics[look]) for p in found if look in p.metrics]
         agreement = spearman(*zip(*pairs, strict=True)) if pairs else None
         if agreement:
             sentences.append(
                 f"Spearman's rank correlation of {sweep.metric} with {look}: {agreement.value:+.2f} "
-                f"({agreement.low:+.2f} to {agreement.high:+.2f}, {agreement.n} trials)"
+                f"({agreement.low:+.2f} to {agreement.high:+.2f}, {agreement.n} points)"
             )
     if sentences:
         agreement_at = "-1" if sweep.metrics[sweep.metric] == "max" else "+1"

@@ -23,12 +23,12 @@ GREY = 200
 def front_pictures(name: str, *, root: str) -> Mapping[str, Mapping[str, np.ndarray]]:
     """Trial → masked, filled, truth: four held-out images in a square, uint8 [2·H, 2·W, 3], under the run's own holes.
 
-    The trials are those of the Pareto front, then the best ones, up to six.
+    The trials are of the points on the Pareto front, then of the best ones, up to six; of each its first seed.
     """
     sweep, records = recorded(name, root=root), read_records(name, root=root)
     chosen = [*pareto_front(records, compared(sweep, records)), *ranked(records, sweep)]
     shown: dict[str, Mapping[str, np.ndarray]] = {}
-    for record in dict.fromkeys(r.id for r in chosen):
+    for record in dict.fromkeys(point.trials[0].id for point in chosen):
         if len(shown) == TRIALS:
             break
         newest = latest(storage.join(sweep_url(name, root=root), "runs", f"{name}-{record}"))

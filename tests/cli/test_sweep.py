@@ -145,9 +145,11 @@ def test_a_sweep_that_was_asked_to_stop_ends_well_and_says_so(run_with):
     assert json.loads(out.stdout)["records"]["000"]["status"] == "finished"
 
 
-def test_a_promoted_trial_names_where_it_comes_from(swept, monkeypatch):
+@pytest.mark.parametrize("trial", [("001",), ()])
+def test_a_promoted_trial_names_where_it_comes_from(swept, monkeypatch, trial):
+    """The best one, if none is named."""
     monkeypatch.chdir(swept)
-    call("sweep", "promote", "isnet-loss-weights", "001", "--as", "better", "--root", swept)
+    call("sweep", "promote", "isnet-loss-weights", *trial, "--as", "better", "--root", swept)
     assert yaml.safe_load((swept / "better.yaml").read_text())["method"]["weights"]["style"] == 44.101921
 
 

@@ -8,8 +8,10 @@ import pytest
 from scipy.stats import spearmanr
 
 from inpaint.config.sweep import load_sweep
+from inpaint.errors import ConfigError
 from inpaint.sweep.analysis import axis_of, importance, pareto_front, ranked, spearman, spread
 from inpaint.sweep.blocks import rank_agreement
+from inpaint.sweep.promote import promoted
 from inpaint.sweep.report import report_sweep
 from inpaint.sweep.trials import Record, begin, planned, write_record
 
@@ -78,6 +80,70 @@ def test_spread_over_seeds_is_the_sample_deviation():
     sweep = load_sweep("isnet-ablation", budget="tiny", assignments=["seeds=[0, 1]"])
     records = made(sweep, [{"psnr": 20.0}, {"psnr": 22.0}])
     assert spread(records, "psnr") == {"Table 2, row 1": (21.0, pytest.approx(2**0.5), 2)}
+
+
+def seeded(tmp_path, scores):
+    """A sweep of three points with three seeds each, and its records: scores by point, then by seed; None diverged."""
+    sweep = load_sweep(
+        "isnet-loss-weights", budget="tiny",
+        assignments=["settings.data.dataset=photos", "trials=3", "seeds=[0, 1, 2]", "published=[]"],
+    )  # fmt: skip
+    flat = [score for point in scores for score in point]
+    records = made(sweep, [{"psnr": score, "l1": 30.0 - score} if score else {} for score in flat])
+    ended = {name: "finished" if records[name].metrics else "diverged" for name in records}
+    records = {name: replace(record, status=ended[name]) for name, record in records.items()}
+    begin(sweep, root=str(tmp_path))
+    for record in records.values():
+        write_record(sweep, record, root=str(tmp_path))
+    return sweep, records
+
+
+LUCKY = [[20.0, 20.0, 29.0], [25.0, 24.0, 26.0], [22.0, 22.0, 22.0]]  # means 23, 25, 22
+
+
+def test_a_points_luckiest_seed_does_not_rank_it(tmp_path):
+    sweep, records = seeded(tmp_path, LUCKY)
+    assert [(point.id, point.metrics["psnr"]) for point in ranked(records, sweep)] == [
+        ("001", 25.0), ("000", 23.0), ("002", 22.0)
+    ]  # fmt: skip
+    assert [point.id for point in pareto_front(records, {"psnr": "max", "l1": "min"})] == ["001"]
+    text = report_sweep(sweep.name, root=str(tmp_path)).markdown
+    best = text[text.index("## Best trials by psnr") :].split("\n## ")[0]
+    rows = [line for line in best.splitlines() if line.startswith("| 0")]
+    assert rows[0].startswith("| 001 | Table 1, row 2 |")
+    assert rows[0].endswith("| 25 ± 1 | 5 ± 1 | 3 of 3 |")
+    assert len(rows) == 3
+    assert "Mean over seeds ± standard deviation" in best
+
+
+def test_a_point_that_only_a_lucky_seed_finished_comes_behind_and_is_on_no_front(tmp_path):
+    sweep, records = seeded(tmp_path, [[None, None, 29.0], *LUCKY[1:]])
+    assert [point.id for point in ranked(records, sweep)] == ["001", "002", "000"]
+    assert [point.id for point in pareto_front(records, {"psnr": "max", "l1": "min"})] == ["001"]
+
+
+def test_importance_is_over_points_and_not_over_seeds(tmp_path):
+    """The means follow the weight of the style term, the single seeds do not."""
+    sweep, _ = seeded(tmp_path, LUCKY)
+    styles = [planned(sweep)[3 * point].values["method.weights.style"] for point in range(3)]
+    order = sorted(range(3), key=lambda point: styles[point])
+    scores = dict(zip(order, (22.0, 23.0, 25.0), strict=True))
+    _, records = seeded(tmp_path, [[scores[point] + luck for luck in (-5.0, 0.0, 5.0)] for point in range(3)])
+    assert importance(records, sweep)["method.weights.style"] == pytest.approx(1.0)
+
+
+def test_the_promoted_trial_is_of_the_point_that_is_best_on_average(tmp_path):
+    sweep, _ = seeded(tmp_path, LUCKY)
+    for asked in (None, "001"):
+        text = promoted(sweep.name, asked, preset="better", root=str(tmp_path))
+        first = "# better: trial 001-s0 (Table 1, row 2) of sweep isnet-loss-weights, psnr 25 ± 1 over 3 seeds"
+        assert text.startswith(f"{first} after 40 steps")
+
+
+def test_of_a_sweep_without_finished_trials_none_is_promoted(tmp_path):
+    sweep, _ = seeded(tmp_path, [[None] * 3] * 3)
+    with pytest.raises(ConfigError, match="isnet-loss-weights has no finished trial yet"):
+        promoted(sweep.name, None, preset="better", root=str(tmp_path))
 
 
 def test_a_log_uniform_axis_has_its_geometric_middle_in_the_middle(sweep):
