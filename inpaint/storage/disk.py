@@ -48,7 +48,7 @@ def errors(place: str) -> Iterator[None]:
     """Turns what the operating system says about `place` into a StorageError of one line."""
     try:
         yield
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:  # what would lie below a file is not there either
         raise MissingObject(f"{place}: there is no such file; check the path") from error
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):

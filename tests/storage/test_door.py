@@ -164,3 +164,9 @@ def test_a_full_disk_is_said_to_be_full(monkeypatch, tmp_path):
     with pytest.raises(storage.OutOfSpace, match="disk is full"):
         storage.write_bytes(str(tmp_path / "other"), b"2")
     assert [path.name for path in tmp_path.iterdir()] == ["object"]
+
+
+def test_nothing_lies_below_a_file(tmp_path):
+    """An archive is asked for the index of a shard set like a folder."""
+    (tmp_path / "photos.zip").write_bytes(b"x")
+    assert not storage.exists(str(tmp_path / "photos.zip" / "index.json"))
