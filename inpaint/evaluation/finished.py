@@ -12,7 +12,7 @@ import numpy as np
 from inpaint import archives, storage
 from inpaint.config.evaluation import EvaluationRequest, FinishedImages
 from inpaint.errors import DataError, EvaluationError
-from inpaint.evaluation.holes import HoleSet, hole_set
+from inpaint.evaluation.holes import HoleSet, PackedMask, packed_set
 from inpaint.evaluation.perceptual import Networks
 from inpaint.evaluation.pictures import Pictures, choose, is_picture, open_pictures
 from inpaint.evaluation.plan import IMAGES_PER_PART, Plan, ProtocolPlan, plan_by_name, usable_columns
@@ -95,16 +95,18 @@ class _Holes:
         return self._checked(self._read("nearest" if loading == "centre" else loading))
 
     @cached_property
-    def _own(self) -> dict[str, np.ndarray]:
+    def _own(self) -> dict[str, PackedMask]:
         return self._read(None)
 
     @cached_property
     def _as_they_are(self) -> HoleSet:
         return self._checked(self._own)
 
-    def _read(self, loading: str | None) -> dict[str, np.ndarray]:
+    def _read(self, loading: str | None) -> dict[str, PackedMask]:
+        """Every mask, packed as soon as it is read: those of 36,500 images at 512 pixels are 9.6 GB otherwise."""
         with ThreadPoolExecutor(READERS) as pool:
-            return dict(zip(self.names, pool.map(lambda name: self._mask(name, loading), self.names), strict=True))
+            packed = pool.map(lambda name: PackedMask.of(self._mask(name, loading)), self.names)
+            return dict(zip(self.names, packed, strict=True))
 
     def _mask(self, name: str, loading: str | None) -> np.ndarray:
         file, (height, width) = self.files[name], self.sizes[name]
@@ -121,20 +123,20 @@ class _Holes:
             )
         return load_mask(data, size=height, **how)
 
-    def _checked(self, masks: dict[str, np.ndarray]) -> HoleSet:
+    def _checked(self, masks: dict[str, PackedMask]) -> HoleSet:
         for name, mask in masks.items():
-            if mask.all() or not mask.any():
-                what = "nothing but hole" if mask.all() else "no hole"
+            if mask.ratio in (0, 1):
+                what = "nothing but hole" if mask.ratio else "no hole"
                 hole = self.finished.hole
                 file = storage.join(self.finished.masks, self.files[name].name)
                 raise EvaluationError(f"{file}: {what} with --hole {hole}; is the polarity right?")
         _check_polarity(self.finished, masks)
         place = self.finished.masks
-        return hole_set(place, f"files of {storage.name_of(place)}", masks)
+        return packed_set(place, f"files of {storage.name_of(place)}", masks)
 
 
-def _check_polarity(finished: FinishedImages, masks: dict[str, np.ndarray]) -> None:
-    median = float(np.median([mask.mean() for mask in masks.values()]))
+def _check_polarity(finished: FinishedImages, masks: dict[str, PackedMask]) -> None:
+    median = float(np.median([mask.ratio for mask in masks.values()]))
     if median > 0.65:
         other = "black" if finished.hole == "white" else "white"
         raise EvaluationError(

@@ -80,21 +80,44 @@ class HoleSource:
         return _hole_set(self.url, f"files of {storage.name_of(self.url)}", masks)
 
 
+@dataclass(frozen=True, eq=False)
+class PackedMask:
+    """A mask kept as bits, an eighth of its size.
+
+    Attributes:
+        shape: height and width.
+        ratio: exact share of hole pixels.
+        bits: uint8 [ceil(H * W / 8)].
+    """
+
+    shape: tuple[int, int]
+    ratio: float
+    bits: np.ndarray
+
+    @classmethod
+    def of(cls, mask: np.ndarray) -> PackedMask:
+        """Of a mask, uint8 [H, W], 1 = hole."""
+        return cls(mask.shape, float(mask.mean()), np.packbits(mask))
+
+    def pixels(self) -> np.ndarray:
+        """The mask, uint8 [H, W]."""
+        height, width = self.shape
+        return np.unpackbits(self.bits, count=height * width).reshape(height, width)
+
+
 def hole_set(name: str, kind: str, masks: Mapping[str, np.ndarray]) -> HoleSet:
     """Masks in memory, uint8 [H, W] by name, as a set; their sizes may differ. They are kept as bits."""
+    return packed_set(name, kind, {key: PackedMask.of(mask) for key, mask in masks.items()})
+
+
+def packed_set(name: str, kind: str, masks: Mapping[str, PackedMask]) -> HoleSet:
+    """Masks that are kept as bits already, by name, as a set."""
     names = tuple(sorted(masks))
-    shapes = {key: masks[key].shape for key in names}
-    bits = {key: np.packbits(masks[key]) for key in names}
     digest = hashlib.sha256()
     for key in names:
-        digest.update(f"{key} {shapes[key]}\n".encode() + bits[key].tobytes())
-
-    def read(key: str) -> np.ndarray:
-        height, width = shapes[key]
-        return np.unpackbits(bits[key], count=height * width).reshape(height, width)
-
-    ratios = np.array([float(masks[key].mean()) for key in names])
-    return HoleSet(name, kind, names, ratios, digest.hexdigest(), read)
+        digest.update(f"{key} {masks[key].shape}\n".encode() + masks[key].bits.tobytes())
+    ratios = np.array([masks[key].ratio for key in names])
+    return HoleSet(name, kind, names, ratios, digest.hexdigest(), lambda key: masks[key].pixels())
 
 
 def _hole_set(name: str, kind: str, masks: MaskSet) -> HoleSet:

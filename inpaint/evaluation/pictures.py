@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +15,8 @@ from inpaint import archives, storage
 from inpaint.data.pictures import Refused, read_picture, read_size
 from inpaint.errors import DataError, EvaluationError
 
+HEAD_BYTES = 64 << 10  # of a file, in which its header lies as a rule
+JPEG, PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
 _FILTERS = {
     "lanczos": Image.Resampling.LANCZOS,
@@ -67,14 +70,26 @@ def decode(data: bytes, *, name: str) -> np.ndarray:
         raise EvaluationError(f"{name}: {error}; remove it or write it anew") from error
 
 
-def header_size(data: bytes, *, name: str) -> tuple[int, int]:
+def header_size(read: Callable[[int | None], bytes], *, name: str) -> tuple[int, int]:
     """Height and width of an image file as `decode` gives it, without decoding it.
+
+    The first bytes tell the size of a JPEG, and of a square PNG. Of another PNG, what turns it may stand at the end.
+
+    Args:
+        read: gives the file's first bytes, or all where they are None.
+        name: for messages.
 
     Raises:
         EvaluationError: not a usable image, with the reason.
     """
+    start = read(HEAD_BYTES)
+    if start.startswith((JPEG, PNG)):
+        with suppress(Refused):
+            height, width = read_size(start)
+            if start.startswith(JPEG) or height == width:
+                return height, width
     try:
-        return read_size(data)
+        return read_size(read(None))
     except Refused as error:
         raise EvaluationError(f"{name}: {error}; remove it or write it anew") from error
 
@@ -123,8 +138,15 @@ def _from_files(url: str) -> Pictures:
         tuple(sorted(by_id)),
         lambda key: decode(archives.read(by_id[key]), name=place(key)),
         digest,
-        lambda key: header_size(archives.read(by_id[key]), name=place(key)),
+        lambda key: header_size(lambda most: _read(by_id[key], most), name=place(key)),
     )
+
+
+def _read(entry: archives.Entry, most: int | None) -> bytes:
+    """A file's first bytes, or all of it where `most` is None or it lies compressed in a zip."""
+    if most is None or entry.size <= most or entry.method != 0:
+        return archives.read(entry)
+    return storage.read_range(entry.url, entry.offset, most)
 
 
 def _from_shards(url: str) -> Pictures:
@@ -133,10 +155,13 @@ def _from_shards(url: str) -> Pictures:
     index = load_index(url)
     samples = {index.key(sample): sample for sample in range(len(index))}
 
-    def data(key: str) -> bytes:
+    def data(key: str, most: int | None = None) -> bytes:
         sample = samples[key]
         shard = index.shard_url(int(index.shard[sample]))
-        found = storage.read_range(shard, int(index.offset[sample]), int(index.length[sample]))
+        offset, length = int(index.offset[sample]), int(index.length[sample])
+        if most is not None and most < length:
+            return storage.read_range(shard, offset, most)
+        found = storage.read_range(shard, offset, length)
         if isal_zlib.crc32(found) != index.crc32[sample]:
             raise EvaluationError(
                 f"{shard}: sample {key} is not as the index describes it (its CRC-32 differs); bring the shard back "
@@ -149,7 +174,7 @@ def _from_shards(url: str) -> Pictures:
         tuple(sorted(samples)),
         lambda key: decode(data(key), name=f"{url}: {key}"),
         index.digest,
-        lambda key: header_size(data(key), name=f"{url}: {key}"),
+        lambda key: header_size(lambda most: data(key, most), name=f"{url}: {key}"),
     )
 
 
