@@ -19,7 +19,7 @@ from inpaint.evaluation.job import Job, prepare
 from inpaint.evaluation.parts import from_parquet
 from inpaint.evaluation.plan import ProtocolPlan, truth_of
 from inpaint.evaluation.protocols import PROTOCOLS
-from inpaint.evaluation.scoring import Score
+from inpaint.evaluation.scoring import Score, floats_of
 from inpaint.imaging import composite, to_float, to_pixels
 
 GREY = 200  # of the hole in the masked picture
@@ -107,6 +107,6 @@ def _fill(job: Job, share: ProtocolPlan, subject: str, score: Score, rank: str, 
     truth = to_float(torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None]).to(job.device)
     mask = torch.from_numpy(hole.copy())[None, None].float().to(job.device)
     predicted = job.subject.fillers[subject](truth * (1 - mask), mask, [score.image])
-    filled = to_pixels(composite(truth, predicted.float(), mask))[0].permute(1, 2, 0).cpu().numpy()
+    filled = to_pixels(composite(truth, floats_of(predicted).float(), mask))[0].permute(1, 2, 0).cpu().numpy()
     masked = np.where(hole[..., None] > 0, np.uint8(GREY), pixels)
     return Shown(score.bin or "all", rank, score.image, score.ratio, score.value, masked, filled, pixels)

@@ -199,7 +199,7 @@ class _Features:
         asked = list(self._asked(scenes))
         if not asked:
             return
-        completed = composite(truth, _floats(predicted), mask)
+        completed = composite(truth, floats_of(predicted), mask)
         places = {id(scene): place for place, scene in enumerate(scenes)}
         for how in sorted({how for _, how, _ in asked}, key=str):
             found = self.inceptions[how.weights](to_levels(completed, how.levels), how.resize).cpu().numpy()
@@ -242,7 +242,7 @@ def _planes(pixels: np.ndarray, device: torch.device | str) -> Tensor:
     return torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2).contiguous()
 
 
-def _floats(fill: Tensor) -> Tensor:
+def floats_of(fill: Tensor) -> Tensor:
     """A fill in [0, 1], whether it is floats already or 8-bit pixels."""
     return to_float(fill) if fill.dtype == torch.uint8 else fill
 
@@ -322,7 +322,7 @@ def _comparisons(
         fill = drawn[image] if on_levels else to_levels(drawn[image], levels)
         known = next((comparison for same, comparison in seen if _equal(same, fill)), None)
         if known is None:
-            known = Comparison(_floats(fill), truth, mask)
+            known = Comparison(floats_of(fill), truth, mask)
             seen.append((fill, known))
         shown[image, levels] = known
     return shown

@@ -41,6 +41,14 @@ def test_a_baseline_is_scored_printed_and_compared(place):
     assert gap["mean"] < 0
 
 
+def test_what_was_scored_already_is_printed_again_and_the_command_says_so(place):
+    words = ("evaluate", "baseline:mean-colour", "photos", "--size", "32", "--json")
+    first, second = typed(*words), typed(*words)
+    assert second.stdout == first.stdout
+    assert "scored before" not in first.stderr
+    assert "scored before under the same conditions, and read from there; remove it to score anew" in second.stderr
+
+
 def test_finished_images_are_scored_from_three_folders(place):
     for kind in ("filled", "masks"):
         (place / kind).mkdir()

@@ -15,6 +15,8 @@ from inpaint import storage
 from inpaint.config.evaluation import EvaluationRequest
 from inpaint.errors import DataError, EvaluationError
 from inpaint.evaluation import finished as finished_images
+from inpaint.evaluation.collection import results_of
+from inpaint.evaluation.gallery import gallery
 from inpaint.evaluation.job import prepare, run_job
 from inpaint.evaluation.pictures import HEAD_BYTES, decode, header_size, open_pictures
 from tests.data.test_shards import write
@@ -201,6 +203,24 @@ def test_masks_of_finished_images_are_kept_as_bits(folders, monkeypatch):
         expected = np.zeros((48, 48), np.uint8)
         expected[:rows] = 1
         assert np.array_equal(holes.read(name), expected)
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [("filled", "filled: the files changed after they were scored"), ("masks", "masks: the masks are not the ones")],
+)
+def test_pictures_of_other_fills_or_masks_than_were_scored_are_not_shown(folders, kind, message):
+    job, _ = run_job(request(folders))
+    (found,) = results_of(job.url)
+    shown = gallery(found, subject="one-shot")
+    assert [item.image for item in shown] == [f"photo-0{i}" for i in range(4)]
+    assert all((item.filled[:rows] == 128).all() for item, rows in zip(shown, ROWS, strict=True))
+    place = folders / kind / "photo-01.png"
+    pixels = np.asarray(Image.open(place)).copy()
+    pixels[:12] = 255
+    Image.fromarray(pixels).save(place)
+    with pytest.raises(EvaluationError, match=message):
+        gallery(found, subject="one-shot")
 
 
 def test_a_device_that_is_none_is_refused(folders):
