@@ -185,7 +185,9 @@ def test_a_sweep_that_is_asked_to_stop_keeps_checkpoints_and_goes_on_later(defin
     driver = start(path, root)
     wait_for(lambda: read_records("small", root=root), driver)
     storage.write_bytes(f"{root}/sweeps/small/stop", b"")
-    driver.communicate(timeout=START_SECONDS)
+    _, said = driver.communicate(timeout=START_SECONDS)
+    assert driver.returncode == 0, said
+    assert "small: stopped as asked; run it again to go on" in said
     kept = read_records("small", root=root)
     assert 0 < len(kept) < 4
     assert "stopped" not in {record.status for record in kept.values()}
