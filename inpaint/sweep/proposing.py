@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from inpaint.config.sweep import Choice, LogUniform, SweepConfig
 from inpaint.sweep.trials import Record
 
@@ -27,7 +29,8 @@ def propose(sweep: SweepConfig, records: list[Record], count: int) -> list[dict[
     teaching = [r for r in records if r.status != "failed" and _could_be_drawn(sweep, r.values)]
     worst = _worst(sweep, teaching, names)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    sampler = optuna.samplers.TPESampler(seed=sweep.search.seed + len(records), multivariate=True, constant_liar=True)
+    seed = np.random.SeedSequence([sweep.search.seed, len(records)]).generate_state(1)  # a sum would make seeds alike
+    sampler = optuna.samplers.TPESampler(seed=int(seed[0]), multivariate=True, constant_liar=True)
     study = optuna.create_study(directions=directions, sampler=sampler)
     for record in sorted(teaching, key=lambda record: record.id):
         values, stopped = _scores(record, names), record.status == "stopped"

@@ -129,3 +129,13 @@ def test_trials_that_halving_stopped_do_not_attract_by_their_early_scores(defini
 
     assert near_nine(*stopped) == 0
     assert near_nine(*(replace(record, status="finished") for record in stopped)) > 5  # of 12; two are chance
+
+
+def test_neighbouring_seeds_search_elsewhere(definition):
+    """As a sum, a seed and the number of records would give the search of seed 1 the draws of seed 0 one point on."""
+
+    def drawn(seed):
+        known = records([1.0, 2.0, 3.0], lambda value: {"psnr": value, "l1": value})
+        return {propose(definition(seed=seed), known[:made], 1)[0][L1] for made in range(4)}
+
+    assert not drawn(0) & drawn(1)
