@@ -15,7 +15,6 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from math import sqrt
 
 import numpy as np
 
@@ -300,22 +299,12 @@ class Loader:
         if first_time:
             shard = index.shards[index.shard[sample]].name
             log.warning("%s: skipped %s in %s: %s", index.url, index.key(sample), shard, reason)
-        if self.skipped > allowed_bad(plan.max_bad_share, share_of, ranks=plan.planner.world_size):
+        if self.skipped > plan.max_bad_share * share_of:
             raise DataError(
                 f"{index.url}: {self.skipped} of {share_of} images cannot be decoded, more than data.max_bad_share "
                 f"{plan.max_bad_share:g}; the last one is {index.key(sample)} ({reason}); write the set again without "
                 "them, or allow more"
             )
-
-
-def allowed_bad(share: float, samples: int, *, ranks: int) -> float:
-    """How many bad images a rank passes over in so many samples.
-
-    Where several ranks divide the samples, chance gives one more than another: four deviations and one image on top
-    let none end a run whose images are within the share.
-    """
-    expected = share * samples
-    return expected + (4 * sqrt(expected) + 1 if ranks > 1 and expected else 0)
 
 
 def _split(here: np.ndarray, low: int, high: int) -> tuple[np.ndarray, np.ndarray]:

@@ -37,7 +37,6 @@ def _let_go(file: BinaryIO | None) -> None:
         file.close()
 
 
-
 def to_planes(pixels: np.ndarray, planes: np.ndarray) -> None:
     """Write [size, size, 3] RGB as luma, blue and red planes, size²·3/2 bytes, as JPEG (JFIF) defines them."""
     from PIL import Image

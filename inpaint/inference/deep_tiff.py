@@ -13,7 +13,8 @@ SIGNATURES = (b"II*\0", b"MM\0*", *BIG)
 ORIENTATION, ICC_PROFILE = 274, 34675  # tags
 RGB, GREY = 2, 1  # photometric interpretations
 MULTIPLIED, ALPHA = 1, 2  # extra samples: alpha that colours are multiplied by, and one that they are not
-INCH = 2  # unit of resolution
+RESOLUTIONS, RESOLUTION_UNIT = (282, 283), 296  # tags
+INCH, CENTIMETRE = 2, 3  # units of resolution; without one it only tells the shape of a pixel
 
 
 class Unkept(ValueError):
@@ -58,7 +59,7 @@ def decode(data: bytes) -> DeepTiff | None:
             pixels = np.moveaxis(pixels, 0, -1)
         orientation = page.tags.valueof(ORIENTATION, 1)
         profile = page.tags.valueof(ICC_PROFILE)
-        dpi = page.get_resolution(INCH) if "XResolution" in page.tags else None
+        dpi = _dots_per_inch(page.tags)
     kept = {"icc_profile": bytes(profile) if profile else None, "dpi": dpi}
     return DeepTiff(np.ascontiguousarray(pixels), int(orientation) if 1 <= orientation <= 8 else 1, kept)
 
@@ -84,3 +85,13 @@ def encode(
         metadata=None,
     )
     return buffer.getvalue()
+
+
+def _dots_per_inch(tags: Any) -> tuple[float, float] | None:
+    """Across and down; None where the file does not say, or says 0."""
+    units = {INCH: 1.0, CENTIMETRE: 2.54}.get(tags.valueof(RESOLUTION_UNIT, INCH))
+    fractions = [tags.valueof(tag) or (0, 0) for tag in RESOLUTIONS]
+    if units is None or not all(value for fraction in fractions for value in fraction):
+        return None
+    across, down = (numerator / denominator * units for numerator, denominator in fractions)
+    return across, down

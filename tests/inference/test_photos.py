@@ -142,6 +142,19 @@ def test_a_deep_photo_keeps_its_resolution(tmp_path, ending):
     assert found == pytest.approx((300, 150), abs=0.02)  # PNG counts whole dots per metre
 
 
+@pytest.mark.parametrize(
+    ("resolution", "unit", "dpi"),
+    [((100, 200), 3, (254, 508)), ((72, 72), 1, None), (((0, 1), (0, 1)), 2, None), (((72, 1), (0, 1)), 2, None)],
+)
+def test_a_deep_tiff_tells_dots_per_inch_or_nothing(tmp_path, resolution, unit, dpi):
+    place = tmp_path / "photo.tif"
+    tifffile.imwrite(place, noise(3, 65536), photometric="rgb", resolution=resolution, resolutionunit=unit)
+    photo = read_photo(place)
+    assert photo.kept["dpi"] == (dpi and pytest.approx(dpi))
+    write_photo(photo, tmp_path / "out.png")
+    write_photo(photo, tmp_path / "out.tif")
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_a_colour_that_means_transparent_becomes_alpha_in_deep_photos_too(tmp_path, channels):
     pixels = noise(channels, 65536)
